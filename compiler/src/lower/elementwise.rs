@@ -1,0 +1,40 @@
+//! Ops on pairs of equal tensors: one launch over all elements.
+
+use ir::graph::{Graph, Node};
+use ir::op::Op;
+use ir::program::Arg;
+
+use super::{Context, LowerError, Lowering};
+use crate::target::Target;
+
+/// `add`, `mul` and `glu`.
+pub struct Pairwise;
+
+/// The kernel's variant for a node.
+fn operation(node: &Node) -> Option<String> {
+    match node.op()? {
+        Op::Add => Some("add".into()),
+        Op::Mul => Some("mul".into()),
+        Op::Glu => node.word("activation").map(|a| format!("{a}_mul")),
+        _ => None,
+    }
+}
+
+impl Lowering for Pairwise {
+    fn name(&self) -> &'static str {
+        "pairwise"
+    }
+
+    fn accepts(&self, _: &Graph, node: &Node, _: Target) -> bool {
+        operation(node).is_some()
+    }
+
+    fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
+        let variant = operation(c.node()).unwrap_or_default();
+        let elements = c.node().ty.shape.clone();
+        let args = vec![("a", c.read(0)), ("b", c.read(1)), ("out", c.result()), ("count", Arg::Size(elements))];
+        c.may_overwrite(0);
+        c.may_overwrite(1);
+        c.launch("binary", &variant, args)
+    }
+}

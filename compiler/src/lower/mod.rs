@@ -1,0 +1,264 @@
+//! Lowering: each op of the graph becomes launches of catalog kernels, through a registry of [`Lowering`]s.
+//!
+//! The built-in lowerings stand in [`built_in`] and use only what is public here, so that a user's own lowering is on the
+//! same footing: it is registered after them and is asked first.
+
+mod attention;
+mod elementwise;
+mod matmul;
+mod rows;
+
+use ir::graph::{Graph, Node, NodeKind, ValueId};
+use ir::program::{Access, Arg, Binding, Buffer, BufferId, Launch, Program};
+use ir::types::{DType, Dim, TensorType};
+
+use crate::target::Target;
+
+/// A way to carry out an op on a target.
+pub trait Lowering: Send + Sync {
+    /// Its name, for messages and reports.
+    fn name(&self) -> &'static str;
+
+    /// Whether it takes this node.
+    fn accepts(&self, graph: &Graph, node: &Node, target: Target) -> bool;
+
+    /// Emits launches and says where the result is, through [`Context`].
+    fn lower(&self, context: &mut Context) -> Result<(), LowerError>;
+}
+
+/// A node that cannot be lowered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node {value} ({op}{label}): {message}")]
+pub struct LowerError {
+    /// The node.
+    pub value: ValueId,
+    /// Its op.
+    pub op: &'static str,
+    /// Its label, preceded by a blank, or empty.
+    pub label: String,
+    /// What is wrong and the way out.
+    pub message: String,
+}
+
+/// The lowerings known to a compilation. The one registered last is asked first.
+pub struct Registry(Vec<Box<dyn Lowering>>);
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry(built_in())
+    }
+}
+
+/// Every built-in lowering.
+fn built_in() -> Vec<Box<dyn Lowering>> {
+    vec![
+        Box::new(rows::Embedding),
+        Box::new(rows::GatherRows),
+        Box::new(rows::RmsNorm),
+        Box::new(rows::QuantizeRows),
+        Box::new(matmul::Matmul),
+        Box::new(attention::View),
+        Box::new(attention::Rope),
+        Box::new(attention::KvAppend),
+        Box::new(attention::Attention),
+        Box::new(elementwise::Pairwise),
+    ]
+}
+
+impl Registry {
+    /// Adds a lowering; it takes precedence over those registered before.
+    pub fn register(&mut self, lowering: Box<dyn Lowering>) {
+        self.0.push(lowering);
+    }
+
+    fn find(&self, graph: &Graph, node: &Node, target: Target) -> Option<&dyn Lowering> {
+        self.0.iter().rev().map(AsRef::as_ref).find(|l| l.accepts(graph, node, target))
+    }
+}
+
+/// A result a launch may write over an operand that nothing reads afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InPlace {
+    /// Index of the launch.
+    pub launch: usize,
+    /// The buffer written.
+    pub result: BufferId,
+    /// The buffer read, of the same size.
+    pub operand: BufferId,
+}
+
+/// A lowered graph: a program whose buffers have no place yet.
+#[derive(Debug)]
+pub struct Lowered {
+    /// Launches in graph order; every offset is 0.
+    pub program: Program,
+    /// What the planner may put in one place.
+    pub in_place: Vec<InPlace>,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Buffer(BufferId),
+    Input(u32),
+    Weight(u32),
+    State(u32),
+}
+
+/// Lowers a graph for a target.
+pub fn lower(graph: &Graph, registry: &Registry, target: Target) -> Result<Lowered, LowerError> {
+    let mut program = Program { name: graph.name.clone(), symbols: graph.symbols.clone(), ..Program::default() };
+    let mut places = Vec::with_capacity(graph.nodes.len());
+    let mut in_place = Vec::new();
+    for (value, node) in graph.values() {
+        let binding = Binding { name: node.name.clone(), ty: node.ty.clone() };
+        let place = match &node.kind {
+            NodeKind::Input => bind(&mut program.inputs, binding, Place::Input),
+            NodeKind::Weight | NodeKind::Constant(_) => bind(&mut program.weights, binding, Place::Weight),
+            NodeKind::State => bind(&mut program.states, binding, Place::State),
+            NodeKind::Op { .. } => {
+                let mut context =
+                    Context { graph, value, node, program: &mut program, places: &places, in_place: &mut in_place, result: None };
+                let lowering = registry
+                    .find(graph, node, target)
+                    .ok_or_else(|| context.error(format!("no lowering takes it on target {target}; register one")))?;
+                lowering.lower(&mut context)?;
+                context.result.ok_or_else(|| context.error(format!("the lowering {} gave no result", lowering.name())))?
+            }
+        };
+        places.push(place);
+    }
+    for (name, value) in &graph.outputs {
+        match places[value.index()] {
+            Place::Buffer(id) => program.outputs.push((name.clone(), id)),
+            _ => {
+                return Err(LowerError {
+                    value: *value,
+                    op: graph.node(*value).op().map_or("", |o| o.name()),
+                    label: String::new(),
+                    message: format!("output {name:?} must be computed in the step"),
+                });
+            }
+        }
+    }
+    Ok(Lowered { program, in_place })
+}
+
+fn bind(bindings: &mut Vec<Binding>, binding: Binding, place: fn(u32) -> Place) -> Place {
+    bindings.push(binding);
+    place(bindings.len() as u32 - 1)
+}
+
+/// What a lowering sees of its node, and its means to emit.
+pub struct Context<'a> {
+    graph: &'a Graph,
+    value: ValueId,
+    node: &'a Node,
+    program: &'a mut Program,
+    places: &'a [Place],
+    in_place: &'a mut Vec<InPlace>,
+    result: Option<Place>,
+}
+
+impl Context<'_> {
+    /// The node being lowered.
+    pub fn node(&self) -> &Node {
+        self.node
+    }
+
+    /// Number of operands given.
+    pub fn operand_count(&self) -> usize {
+        self.node.operands().len()
+    }
+
+    /// Type of an operand.
+    pub fn operand_type(&self, i: usize) -> &TensorType {
+        &self.graph.node(self.node.operands()[i]).ty
+    }
+
+    /// An operand as something a launch reads.
+    pub fn read(&self, i: usize) -> Arg {
+        match self.places[self.node.operands()[i].index()] {
+            Place::Buffer(id) => Arg::Buffer(id, Access::Read),
+            Place::Input(i) => Arg::Input(i),
+            Place::Weight(i) => Arg::Weight(i),
+            Place::State(i) => Arg::State(i, Access::Read),
+        }
+    }
+
+    /// A new buffer of the node's type that holds its result.
+    pub fn result(&mut self) -> Arg {
+        let id = self.buffer(self.node.ty.clone());
+        self.result = Some(Place::Buffer(id));
+        Arg::Buffer(id, Access::Write)
+    }
+
+    /// A buffer for something between two launches of this node.
+    pub fn buffer(&mut self, ty: TensorType) -> BufferId {
+        self.program.buffers.push(Buffer { ty, offset: 0 });
+        BufferId(self.program.buffers.len() as u32 - 1)
+    }
+
+    /// The result is an operand's memory, unchanged or updated in place.
+    pub fn result_is_operand(&mut self, i: usize) {
+        self.result = Some(self.places[self.node.operands()[i].index()]);
+    }
+
+    /// Allows the next launch to write the result over operand `i` if nothing else reads that.
+    pub fn may_overwrite(&mut self, i: usize) {
+        let operand = self.places[self.node.operands()[i].index()];
+        if let (Some(Place::Buffer(result)), Place::Buffer(operand)) = (self.result, operand) {
+            self.in_place.push(InPlace { launch: self.program.launches.len(), result, operand });
+        }
+    }
+
+    /// Emits a launch. The kernel, its variant and its fields must be in the catalog.
+    pub fn launch(&mut self, kernel: &str, variant: &str, args: Vec<(&str, Arg)>) -> Result<(), LowerError> {
+        let info = kernels::catalog::lookup(kernel).ok_or_else(|| self.error(format!("the catalog has no kernel {kernel}")))?;
+        if !info.has_variant(variant) {
+            return Err(self.error(format!("kernel {kernel} has no variant {variant:?}")));
+        }
+        let expected: Vec<&str> = info.fields.iter().map(|f| f.name).collect();
+        let given: Vec<&str> = args.iter().map(|(n, _)| *n).collect();
+        if expected != given {
+            return Err(self.error(format!("kernel {kernel} takes ({}), not ({})", expected.join(", "), given.join(", "))));
+        }
+        self.program.launches.push(Launch {
+            kernel: kernel.into(),
+            variant: variant.into(),
+            args: args.into_iter().map(|(n, a)| (n.to_string(), a)).collect(),
+            label: self.node.name.clone(),
+        });
+        Ok(())
+    }
+
+    /// An error at this node.
+    pub fn error(&self, message: impl Into<String>) -> LowerError {
+        LowerError {
+            value: self.value,
+            op: self.node.op().map_or("", |o| o.name()),
+            label: if self.node.name.is_empty() { String::new() } else { format!(" {}", self.node.name) },
+            message: message.into(),
+        }
+    }
+
+    /// A float attribute, which the op table guarantees.
+    pub fn float(&self, name: &str) -> Arg {
+        Arg::Float(self.node.float(name).unwrap_or(0.0) as f32)
+    }
+}
+
+/// A dimension as a count.
+pub fn size(dim: Dim) -> Arg {
+    Arg::Size(vec![dim])
+}
+
+/// A number as a count.
+pub fn count(n: u64) -> Arg {
+    Arg::Size(vec![Dim::Const(n)])
+}
+
+/// The name a dtype has in kernel variants.
+pub fn variant(dtype: DType) -> &'static str {
+    dtype.name()
+}

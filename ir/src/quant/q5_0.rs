@@ -1,0 +1,60 @@
+//! Q5_0: 5 bits, symmetric, blocks of 32: `d` f16, `qh` u32 (bit `i` is bit 4 of element `i`), `qs` 16 bytes.
+//!
+//! Low nibbles of `qs` are elements 0..16, high nibbles 16..32. Value: `(q - 16) · d`.
+
+use super::blocks::BlockFormat;
+use super::codes::Codes;
+use super::lanes;
+use super::planes::Planes;
+use super::rounding;
+use crate::types::DType;
+
+pub(super) struct Q5_0;
+
+impl BlockFormat for Q5_0 {
+    const DTYPE: DType = DType::Q5_0;
+    const BLOCK_LEN: usize = 32;
+    const BLOCK_BYTES: usize = 22;
+    const PLANES: Planes = Planes::U4U1;
+    const SCALE_BYTES: usize = lanes::F16_LANES;
+
+    #[inline(always)]
+    fn codes(block: &[u8], _group: usize) -> Codes {
+        Codes::from_nibble_halves(&block[6..]).with_fifth_bits(lanes::u32_at(block, 2))
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut [u8], _group: usize, codes: Codes) {
+        block[2..6].copy_from_slice(&codes.fifth_bits().to_le_bytes());
+        codes.write_nibble_halves(&mut block[6..]);
+    }
+
+    #[inline(always)]
+    fn pack_scales(block: &[u8], scales: &mut [u8], r: usize) {
+        lanes::put_f16(scales, 0, r, &block[..2]);
+    }
+
+    #[inline(always)]
+    fn unpack_scales(scales: &[u8], r: usize, block: &mut [u8]) {
+        block[..2].copy_from_slice(lanes::f16_bytes(scales, 0, r));
+    }
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = lanes::f16_at(block, 0);
+        for (out, q) in out.iter_mut().zip(Self::codes(block, 0).bytes()) {
+            *out = (f32::from(q) - 16.0) * d;
+        }
+    }
+
+    /// The value of greatest magnitude becomes -16, the end of the range that has no opposite.
+    fn quantize(values: &[f32], block: &mut [u8]) {
+        let d = rounding::scale(rounding::extreme(values) / -16.0);
+        let inverse = rounding::inverse(d.to_f32());
+        let mut codes = [0; 32];
+        for (q, &x) in codes.iter_mut().zip(values) {
+            *q = rounding::code(x, inverse, 16.0, 31.0);
+        }
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        Self::set_codes(block, 0, Codes::from_bytes(&codes));
+    }
+}

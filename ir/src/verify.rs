@@ -1,0 +1,237 @@
+//! The verifier: says of a graph or program everything that is wrong with it, naming the place.
+//!
+//! It collects all violations instead of stopping at the first, so that a pass's author sees the whole picture. Between
+//! passes in tests it always runs; for artifacts read from disk it is what stands between bytes and memory accesses.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::graph::{Graph, Node, NodeKind};
+use crate::program::{ALIGNMENT, Access, Arg, Binding, BufferId, Program};
+use crate::types::{DType, Dim, Symbol, TensorType};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Where: a node, launch, buffer, symbol or output.
+    pub place: String,
+    /// What.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// A graph or program that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Invalid(pub Vec<Violation>);
+
+#[derive(Default)]
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn add(&mut self, place: impl fmt::Display, message: impl Into<String>) {
+        self.0.push(Violation { place: place.to_string(), message: message.into() });
+    }
+
+    fn into_result(self) -> Result<(), Invalid> {
+        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+    }
+}
+
+/// Checks a graph: definitions before uses, op signatures, declared types, unique names, symbols, outputs.
+pub fn verify_graph(graph: &Graph) -> Result<(), Invalid> {
+    let mut found = Findings::default();
+    check_symbols(&graph.symbols, &mut found);
+    let mut names = HashSet::new();
+    for (value, node) in graph.values() {
+        let place = || node_place(value.0, node);
+        check_type(&node.ty, &graph.symbols, place(), &mut found);
+        if let NodeKind::Op { op, operands, attributes } = &node.kind {
+            if let Some(late) = operands.iter().find(|o| o.0 >= value.0) {
+                found.add(place(), format!("operand {late} is not defined before its use"));
+                continue;
+            }
+            let types: Vec<TensorType> = operands.iter().map(|o| graph.node(*o).ty.clone()).collect();
+            match op.def().result_type(&types, attributes) {
+                Err(message) => found.add(place(), message),
+                Ok(ty) if ty != node.ty => found.add(place(), "the declared type is not what the op gives"),
+                Ok(_) => {}
+            }
+            continue;
+        }
+        if !names.insert((std::mem::discriminant(&node.kind), &node.name)) {
+            found.add(place(), "the name is taken");
+        }
+        if let NodeKind::Constant(values) = &node.kind {
+            check_constant(values, &node.ty, &place(), &mut found);
+        }
+    }
+    let mut outputs = HashSet::new();
+    for (name, value) in &graph.outputs {
+        if value.index() >= graph.nodes.len() {
+            found.add(format!("output {name:?}"), format!("{value} is not defined"));
+        }
+        if !outputs.insert(name) {
+            found.add(format!("output {name:?}"), "the name is taken");
+        }
+    }
+    found.into_result()
+}
+
+fn node_place(index: u32, node: &Node) -> String {
+    let op = node.op().map_or("", |o| o.name());
+    [format!("node %{index}"), op.to_string(), node.name.clone()]
+        .into_iter()
+        .filter(|s| !s.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn check_symbols(symbols: &[Symbol], found: &mut Findings) {
+    let mut names = HashSet::new();
+    for s in symbols {
+        let place = format!("symbol {}", s.name);
+        if s.min > s.max {
+            found.add(&place, format!("the range {}..={} is empty", s.min, s.max));
+        }
+        if !names.insert(&s.name) {
+            found.add(&place, "the name is taken");
+        }
+    }
+}
+
+fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Findings) {
+    if ty.shape.iter().any(|d| matches!(d, Dim::Sym(id) if id.0 as usize >= symbols.len())) {
+        return found.add(place, "the shape has an undeclared symbol");
+    }
+    let bounds: Vec<u64> = symbols.iter().map(|s| s.max).collect();
+    if ty.bytes(&bounds).is_none() {
+        found.add(place, format!("a {} tensor of this shape cannot be: its rows are no whole blocks, or it overflows", ty.dtype));
+    }
+}
+
+fn check_constant(values: &[f32], ty: &TensorType, place: &str, found: &mut Findings) {
+    if ty.dtype != DType::F32 || ty.shape != [Dim::Const(values.len() as u64)] {
+        found.add(place, "a constant is an f32 vector as long as its list");
+    }
+    if values.iter().any(|v| !v.is_finite()) {
+        found.add(place, "a constant must be finite");
+    }
+}
+
+/// Checks a program: references, alignment and bounds of the plan, reads after writes, no two live buffers on the same
+/// bytes.
+pub fn verify_program(program: &Program) -> Result<(), Invalid> {
+    let mut found = Findings::default();
+    check_symbols(&program.symbols, &mut found);
+    for (kind, bindings) in [("input", &program.inputs), ("weight", &program.weights), ("state", &program.states)] {
+        check_bindings(kind, bindings, &program.symbols, &mut found);
+    }
+    check_buffers(program, &mut found);
+    check_launches(program, &mut found);
+    for (name, id) in &program.outputs {
+        if id.0 as usize >= program.buffers.len() {
+            found.add(format!("output {name:?}"), format!("buffer %{} is not declared", id.0));
+        }
+    }
+    check_overlaps(program, &mut found);
+    found.into_result()
+}
+
+fn check_bindings(kind: &str, bindings: &[Binding], symbols: &[Symbol], found: &mut Findings) {
+    let mut names = HashSet::new();
+    for b in bindings {
+        let place = format!("{kind} {:?}", b.name);
+        check_type(&b.ty, symbols, place.clone(), found);
+        if !names.insert(&b.name) {
+            found.add(place, "the name is taken");
+        }
+    }
+}
+
+fn check_buffers(program: &Program, found: &mut Findings) {
+    let bounds = program.upper_bounds();
+    for (i, buffer) in program.buffers.iter().enumerate() {
+        let place = format!("buffer %{i}");
+        check_type(&buffer.ty, &program.symbols, place.clone(), found);
+        if buffer.offset % ALIGNMENT != 0 {
+            found.add(&place, format!("offset {} is no multiple of {ALIGNMENT}", buffer.offset));
+        }
+        let end = buffer.ty.bytes(&bounds).and_then(|b| buffer.offset.checked_add(b));
+        if end.is_none_or(|e| e > program.arena_bytes) {
+            found.add(&place, format!("it ends past the arena of {} bytes", program.arena_bytes));
+        }
+    }
+}
+
+fn check_launches(program: &Program, found: &mut Findings) {
+    let mut written = HashSet::new();
+    for (at, launch) in program.launches.iter().enumerate() {
+        let place = format!("launch {at} {} {}", launch.kernel, launch.label);
+        let mut fields = HashSet::new();
+        for (field, arg) in &launch.args {
+            if !fields.insert(field) {
+                found.add(&place, format!("field {field} is given twice"));
+            }
+            if let Some(message) = check_arg(program, arg, &written) {
+                found.add(&place, format!("field {field}: {message}"));
+            }
+        }
+        written.extend(launch.args.iter().filter_map(|(_, a)| match a {
+            Arg::Buffer(id, Access::Write | Access::Update) => Some(*id),
+            _ => None,
+        }));
+    }
+    for (name, id) in &program.outputs {
+        if !written.contains(id) {
+            found.add(format!("output {name:?}"), format!("buffer %{} is never written", id.0));
+        }
+    }
+}
+
+fn check_arg(program: &Program, arg: &Arg, written: &HashSet<BufferId>) -> Option<String> {
+    let undeclared = |i: u32, count: usize, kind: &str| (i as usize >= count).then(|| format!("{kind} {i} is not declared"));
+    match arg {
+        Arg::Buffer(id, _) if id.0 as usize >= program.buffers.len() => Some(format!("buffer %{} is not declared", id.0)),
+        Arg::Buffer(id, Access::Read | Access::Update) if !written.contains(id) => {
+            Some(format!("buffer %{} is read before it is written", id.0))
+        }
+        Arg::Input(i) => undeclared(*i, program.inputs.len(), "input"),
+        Arg::Weight(i) => undeclared(*i, program.weights.len(), "weight"),
+        Arg::State(i, _) => undeclared(*i, program.states.len(), "state"),
+        Arg::Size(dims) if dims.is_empty() => Some("an empty product".into()),
+        Arg::Size(dims) => {
+            let bounds = program.upper_bounds();
+            let product = dims.iter().try_fold(1u64, |a, d| a.checked_mul(d.value(&bounds)?));
+            product.is_none().then(|| "the count overflows or has an undeclared symbol".into())
+        }
+        Arg::Float(v) if !v.is_finite() => Some("a float must be finite".into()),
+        _ => None,
+    }
+}
+
+/// Of the buffers, no two may be live at once on the same bytes. A result written over its operand is one buffer for both.
+fn check_overlaps(program: &Program, found: &mut Findings) {
+    let bounds = program.upper_bounds();
+    let ranges = program.live_ranges();
+    let spans: Vec<_> = program
+        .buffers
+        .iter()
+        .zip(&ranges)
+        .enumerate()
+        .filter_map(|(i, (b, r))| Some((i, (*r)?, b.offset, b.offset.checked_add(b.ty.bytes(&bounds)?)?)))
+        .collect();
+    for (n, &(i, (first, last), start, end)) in spans.iter().enumerate() {
+        for &(j, (other_first, other_last), other_start, other_end) in &spans[n + 1..] {
+            let together = first <= other_last && other_first <= last;
+            if together && start < other_end && other_start < end {
+                found.add(format!("buffer %{i}"), format!("overlaps buffer %{j} while both are live"));
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The kernels: their parameter ABI, their native implementations and the catalog that describes them.
+
+pub mod abi;

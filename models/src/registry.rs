@@ -1,0 +1,40 @@
+//! The families: one entry each. Adding a family is its file and one line here.
+
+use ir::graph::ValueId;
+
+use crate::ModelError;
+use crate::decoder::Decoder;
+use crate::hyperparameters::Hyperparameters;
+use crate::source::{Checkpoint, Metadata};
+
+/// How a family of models is recognised and built.
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Values of `model_type` in config.json.
+    pub model_types: &'static [&'static str],
+    /// Values of `general.architecture` in GGUF files.
+    pub architectures: &'static [&'static str],
+    /// Adjusts the shared hyperparameters to the family's conventions.
+    pub configure: fn(&mut Hyperparameters, &Checkpoint) -> Result<(), ModelError>,
+    /// Emits one layer over the residual stream `[T, hidden]`.
+    pub layer: fn(&mut Decoder, usize, ValueId) -> Result<ValueId, ModelError>,
+}
+
+/// Every family.
+pub static FAMILIES: &[&Family] =
+    &[&crate::llama::LLAMA, &crate::mistral::MISTRAL, &crate::qwen2::QWEN2, &crate::qwen3::QWEN3];
+
+/// The family of a checkpoint.
+pub fn family_of(checkpoint: &Checkpoint) -> Result<&'static Family, ModelError> {
+    let (field, name, names): (_, _, fn(&Family) -> &'static [&'static str]) = match checkpoint.metadata() {
+        Metadata::HuggingFace(config) => ("model_type", config.fields().str("model_type")?, |f| f.model_types),
+        Metadata::Gguf(metadata) => ("general.architecture", metadata.str("general.architecture")?, |f| f.architectures),
+    };
+    FAMILIES.iter().copied().find(|f| names(f).contains(&name)).ok_or_else(|| ModelError::UnknownName {
+        file: checkpoint.metadata_file().to_path_buf(),
+        what: format!("field {field}: architecture"),
+        name: name.into(),
+        known: FAMILIES.iter().flat_map(|f| names(f)).copied().collect::<Vec<_>>().join(", "),
+    })
+}
