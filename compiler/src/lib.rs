@@ -1,1 +1,11 @@
-//! placeholder
+//! The compiler: checkpoints to artifacts. [`pipeline`] is the list of passes, in order.
+
+pub mod lower;
+pub mod package;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod quantise;
+mod rewrite;
+pub mod schedule;
+pub mod target;

@@ -286,7 +286,8 @@ mod tests {
 
     #[test]
     fn wrong_fields_are_named_with_their_value() {
-        let c = config(r#"{"hidden_size":-3,"heads":0,"big":4294967296,"eps":"small","rope":{"factor":[1]},"eos":[1,-2]}"#);
+        let c =
+            config(r#"{"hidden_size":-3,"heads":0,"big":4294967296,"eps":"small","rope":{"factor":[1]},"eos":[1,-2]}"#);
         let f = c.fields();
         assert_eq!(
             message(f.size("hidden_size")),
@@ -295,9 +296,14 @@ mod tests {
         assert!(message(f.size("heads")).ends_with("found 0"));
         assert!(message(f.size("big")).ends_with("found 4294967296"));
         assert!(message(f.size("layers")).contains("field layers: expected a positive integer"));
-        assert!(message(f.f64("eps", 0.0..=1.0)).ends_with("field eps: expected a number from 0 to 1, found \"small\""));
+        assert!(
+            message(f.f64("eps", 0.0..=1.0)).ends_with("field eps: expected a number from 0 to 1, found \"small\"")
+        );
         let rope = f.object("rope").unwrap();
-        assert!(message(rope.f64("factor", 1.0..=f64::MAX)).contains("field rope.factor: expected a number from 1, found [1]"));
+        assert!(
+            message(rope.f64("factor", 1.0..=f64::MAX))
+                .contains("field rope.factor: expected a number from 1, found [1]")
+        );
         assert!(message(f.token_ids("eos")).contains("field eos"));
         assert!(message(f.object("heads")).contains("expected an object, found 0"));
     }

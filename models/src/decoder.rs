@@ -12,7 +12,7 @@ use crate::ModelError;
 use crate::hyperparameters::Hyperparameters;
 use crate::import::ImportOptions;
 use crate::names::{Role, Spelling};
-use crate::source::{Checkpoint, Metadata, TensorDType};
+use crate::source::{Checkpoint, Metadata};
 
 /// Builds a graph over a checkpoint.
 pub struct Decoder<'a> {
@@ -21,7 +21,6 @@ pub struct Decoder<'a> {
     checkpoint: &'a Checkpoint,
     graph: Graph,
     weights: HashMap<String, ValueId>,
-    tokens: SymbolId,
     step: Step,
     kv_dtype: DType,
 }
@@ -67,7 +66,7 @@ impl<'a> Decoder<'a> {
             inv_freq: None,
             pages,
         };
-        Decoder { hyper, checkpoint, graph, weights: HashMap::new(), tokens, step, kv_dtype: options.kv_dtype }
+        Decoder { hyper, checkpoint, graph, weights: HashMap::new(), step, kv_dtype: options.kv_dtype }
     }
 
     /// The finished graph.
@@ -117,7 +116,7 @@ impl<'a> Decoder<'a> {
         let matrix = self.matrix(role, layer, rows, cols)?;
         let name = format!("{}.bias", self.module(role, layer));
         let mut operands = vec![x, matrix];
-        if bias.unwrap_or_else(|| self.checkpoint.has_tensor(&name)) {
+        if bias.unwrap_or_else(|| self.checkpoint.find(&name).is_some()) {
             operands.push(self.vector(&name, rows)?);
         }
         self.op(Op::Matmul, &operands, &[], &label(role, layer))
@@ -221,7 +220,8 @@ impl<'a> Decoder<'a> {
         if let Some(value) = self.weights.get(name) {
             return Ok(*value);
         }
-        let dtype = self.checkpoint.weight_dtype(name, shape)?;
+        self.checkpoint.expect_shape(name, shape)?;
+        let dtype = self.checkpoint.dtype(name)?;
         let dims: Vec<Dim> = shape.iter().map(|d| Dim::Const(*d)).collect();
         let value = self.graph.weight(name, TensorType::new(stored(dtype), dims));
         self.weights.insert(name.into(), value);

@@ -131,6 +131,9 @@ pub enum ModelError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The hyperparameters give an op operands it cannot take.
+    #[error("the configuration makes no valid model: {0}")]
+    Graph(#[from] ir::graph::GraphError),
 }
 
 impl ModelError {

@@ -164,3 +164,89 @@ fn yarn_factor_from_hugging_face(fields: &Fields, factor: f64) -> Result<Option<
     let scaled = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     Ok(part.zip(all).map(|(part, all)| scaled(part) / scaled(all)))
 }
+
+fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<Hyperparameters, ModelError> {
+    let architecture = metadata.str("general.architecture")?;
+    let key = |name: &str| format!("{architecture}.{name}");
+    let (hidden, heads) = (metadata.size(&key("embedding_length"))?, metadata.size(&key("attention.head_count"))?);
+    let head_dim = match metadata.opt_size(&key("attention.key_length"))? {
+        Some(given) => given,
+        None if hidden % heads == 0 => hidden / heads,
+        None => return Err(metadata.wrong(&key("attention.head_count"), format!("a divisor of the embedding length {hidden}"))),
+    };
+    if metadata.opt_size(&key("attention.value_length"))?.is_some_and(|v| v != head_dim) {
+        return Err(metadata.wrong(&key("attention.value_length"), format!("the key length {head_dim}")));
+    }
+    let kv_heads = metadata.opt_size(&key("attention.head_count_kv"))?.unwrap_or(heads);
+    if heads % kv_heads != 0 {
+        return Err(metadata.wrong(&key("attention.head_count_kv"), format!("a divisor of the head count {heads}")));
+    }
+    let layers = metadata.u64(&key("block_count"), 1..=4096)? as usize;
+    let max_context = metadata.size(&key("context_length"))?;
+    let window = metadata.opt_u64(&key("attention.sliding_window"), 0..=crate::config::MAX_SIZE)?.unwrap_or(0);
+    Ok(Hyperparameters {
+        hidden,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        feed_forward: metadata.size(&key("feed_forward_length"))?,
+        vocabulary: checkpoint.tensor("token_embd.weight")?.shape.first().copied().unwrap_or(0),
+        max_context,
+        norm_eps: metadata.f64(&key("attention.layer_norm_rms_epsilon"), 0.0..=1.0)?,
+        rope: rope_from_gguf(metadata, checkpoint, &key, head_dim, max_context)?,
+        windows: vec![window; layers],
+        tied: checkpoint.find("output.weight").is_none(),
+        qkv_bias: None,
+        output_bias: None,
+        feed_forward_bias: None,
+    })
+}
+
+fn rope_from_gguf(
+    metadata: &GgufMetadata, checkpoint: &Checkpoint, key: &dyn Fn(&str) -> String, head_dim: u64, max_context: u64,
+) -> Result<Rope, ModelError> {
+    let positive = f64::MIN_POSITIVE..=f64::MAX;
+    let factor = || metadata.f64(&key("rope.scaling.factor"), 1.0..=f64::MAX);
+    let scaling = match metadata.opt_str(&key("rope.scaling.type"))?.unwrap_or("none") {
+        "none" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: factor()? },
+        "yarn" => RopeScaling::Yarn {
+            factor: factor()?,
+            original: metadata.opt_size(&key("rope.scaling.original_context_length"))?.unwrap_or(max_context) as f64,
+            beta_fast: metadata.opt_f64(&key("rope.scaling.yarn_beta_fast"), positive.clone())?.unwrap_or(32.0),
+            beta_slow: metadata.opt_f64(&key("rope.scaling.yarn_beta_slow"), positive.clone())?.unwrap_or(1.0),
+            attention_factor: metadata
+                .opt_f64(&key("rope.scaling.attn_factor"), positive)?
+                .map(|f| Ok::<f64, ModelError>(f * crate::rope::yarn_attention_factor(factor()?)))
+                .transpose()?,
+            truncate: true,
+        },
+        _ => return Err(metadata.wrong(&key("rope.scaling.type"), "one of none, linear, yarn")),
+    };
+    let dims = metadata.opt_u64(&key("rope.dimension_count"), 2..=head_dim)?.unwrap_or(head_dim) / 2 * 2;
+    let theta = metadata.opt_f64(&key("rope.freq_base"), 1.0..=f64::MAX)?.unwrap_or(10_000.0);
+    let divisors = rope_divisors(checkpoint, dims / 2)?;
+    Ok(Rope { theta, dims, scaling, interleaved: false, divisors })
+}
+
+/// The tensor `rope_freqs.weight`, with which converters express Llama 3.1's scaling.
+fn rope_divisors(checkpoint: &Checkpoint, pairs: u64) -> Result<Vec<f32>, ModelError> {
+    const NAME: &str = "rope_freqs.weight";
+    if checkpoint.find(NAME).is_none() {
+        return Ok(Vec::new());
+    }
+    checkpoint.expect_shape(NAME, &[pairs])?;
+    let mut bytes = Vec::new();
+    checkpoint.read(NAME, &mut bytes)?;
+    let mut values = vec![0f32; pairs as usize];
+    let read = ir::quant::dequantize(checkpoint.dtype(NAME)?, &bytes, pairs as usize, &mut values);
+    match read.is_ok() && values.iter().all(|v| v.is_finite() && *v > 0.0) {
+        true => Ok(values),
+        false => Err(ModelError::Tensor {
+            file: checkpoint.path().to_path_buf(),
+            tensor: NAME.into(),
+            problem: "expected positive finite divisors; the file is damaged, download it again".into(),
+        }),
+    }
+}

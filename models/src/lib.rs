@@ -6,10 +6,21 @@
 
 pub mod chat_template;
 pub mod config;
+mod decoder;
 mod error;
 pub mod generation;
+pub mod hyperparameters;
+mod import;
+mod llama;
+mod mistral;
+mod names;
+mod qwen2;
+mod qwen3;
+pub mod registry;
+pub mod rope;
 pub mod source;
 pub mod tokenizer;
 
 pub use error::ModelError;
+pub use import::{ImportOptions, Model, hyperparameters, import};
 pub use source::{Checkpoint, Metadata, TensorDType, TensorInfo};

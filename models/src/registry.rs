@@ -27,12 +27,16 @@ pub static FAMILIES: &[&Family] =
 
 /// The family of a checkpoint.
 pub fn family_of(checkpoint: &Checkpoint) -> Result<&'static Family, ModelError> {
-    let (field, name, names): (_, _, fn(&Family) -> &'static [&'static str]) = match checkpoint.metadata() {
-        Metadata::HuggingFace(config) => ("model_type", config.fields().str("model_type")?, |f| f.model_types),
-        Metadata::Gguf(metadata) => ("general.architecture", metadata.str("general.architecture")?, |f| f.architectures),
+    type Names = fn(&Family) -> &'static [&'static str];
+    let (file, field, name, names): (_, _, _, Names) = match checkpoint.metadata() {
+        Metadata::HuggingFace(c) => (c.file(), "model_type", c.fields().str("model_type")?, |f| f.model_types),
+        Metadata::Gguf(m) => {
+            let key = "general.architecture";
+            (m.file(), key, m.str(key)?, |f| f.architectures)
+        }
     };
     FAMILIES.iter().copied().find(|f| names(f).contains(&name)).ok_or_else(|| ModelError::UnknownName {
-        file: checkpoint.metadata_file().to_path_buf(),
+        file: file.to_path_buf(),
         what: format!("field {field}: architecture"),
         name: name.into(),
         known: FAMILIES.iter().flat_map(|f| names(f)).copied().collect::<Vec<_>>().join(", "),

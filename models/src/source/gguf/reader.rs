@@ -18,7 +18,12 @@ pub(super) struct HeaderReader<'a, R> {
 impl<'a, R: Read> HeaderReader<'a, R> {
     /// Reads from the start of a file of `len` bytes.
     pub fn new(inner: R, path: &'a Path, len: u64) -> HeaderReader<'a, R> {
-        HeaderReader { inner: BufReader::with_capacity(1 << 16, inner), path, position: 0, end: len.min(MAX_HEADER_BYTES) }
+        HeaderReader {
+            inner: BufReader::with_capacity(1 << 16, inner),
+            path,
+            position: 0,
+            end: len.min(MAX_HEADER_BYTES),
+        }
     }
 
     pub fn path(&self) -> &'a Path {
@@ -87,8 +92,8 @@ impl<'a, R: Read> HeaderReader<'a, R> {
 
     fn fill(&mut self, at: &str, out: &mut [u8]) -> Result<(), ModelError> {
         let len = out.len();
-        let at = || format!("read {len} bytes at {} ({at})", self.position);
-        self.inner.read_exact(out).map_err(|e| ModelError::io(self.path, at(), e))?;
+        let action = || format!("read {len} bytes at {} ({at})", self.position);
+        self.inner.read_exact(out).map_err(|e| ModelError::io(self.path, action(), e))?;
         self.position += out.len() as u64;
         Ok(())
     }

@@ -1,0 +1,169 @@
+//! Packaging: programs, packed weights, tokenizer and templates become an artifact folder, described by its manifest.
+//!
+//! Nothing in it depends on time, path, machine or thread count: the same inputs give the same bytes.
+
+mod staging;
+mod weights;
+
+use std::path::Path;
+
+use ir::program::Program;
+use ir::text::print_program;
+use models::chat_template::ChatTemplate;
+use models::generation::GenerationConfig;
+use models::{Checkpoint, Metadata, Model, ModelError};
+use runtime::artifact::{Bucket, GenerationDefaults, KvInfo, MANIFEST_FILE, Manifest, ModelCard, SCHEMA};
+
+use crate::pipeline::CompileOptions;
+use crate::progress::Progress;
+pub use staging::{Staging, WriteError};
+pub use weights::WeightsError;
+
+/// Why an artifact could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// A file or folder could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Weights could not be packed.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Tokenizer, template or generation settings could not be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A description could not be written as JSON.
+    #[error("{file}: {source}")]
+    Json {
+        /// The file.
+        file: &'static str,
+        /// What JSON cannot express.
+        source: serde_json::Error,
+    },
+}
+
+/// Starts an artifact at `output`, before anything is read, so that a path that cannot be written fails at once.
+pub fn stage(output: &Path) -> Result<Staging, PackageError> {
+    Ok(Staging::create(output)?)
+}
+
+/// Fills and commits an artifact; gives its manifest.
+pub fn package(
+    mut staging: Staging, model: &Model, programs: &[Program], checkpoint: &mut Checkpoint, options: &CompileOptions,
+    progress: &dyn Progress,
+) -> Result<Manifest, PackageError> {
+    let card = model_card(model, checkpoint, options)?;
+    write_text_files(&mut staging, checkpoint)?;
+    checkpoint.release_vocabulary();
+    let buckets = programs.iter().map(|p| write_program(&mut staging, p)).collect::<Result<Vec<_>, _>>()?;
+    progress.begin("packing weights", weights::total_bytes(&model.graph)?);
+    let weights = weights::write_weights(&model.graph, checkpoint, &mut staging, &|bytes| progress.advance(bytes))?;
+    progress.finish();
+    let manifest = Manifest {
+        schema: SCHEMA,
+        producer: concat!("moesaic ", env!("CARGO_PKG_VERSION")).into(),
+        model: card,
+        target: options.target.to_string(),
+        activations: options.activations.to_string(),
+        kv: kv_info(model, options),
+        max_sequences: symbol_max(programs, "S"),
+        buckets,
+        weights,
+        files: staging.files().clone(),
+    };
+    staging.write(MANIFEST_FILE, &json(MANIFEST_FILE, &manifest)?)?;
+    staging.commit()?;
+    Ok(manifest)
+}
+
+fn json<T: serde::Serialize>(file: &'static str, value: &T) -> Result<Vec<u8>, PackageError> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|source| PackageError::Json { file, source })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Tokenizer, chat template and generation defaults, each if the checkpoint has it.
+fn write_text_files(staging: &mut Staging, checkpoint: &Checkpoint) -> Result<(), PackageError> {
+    if let Some(tokenizer) = models::tokenizer::tokenizer_json(checkpoint)? {
+        staging.write("tokenizer.json", &tokenizer)?;
+    }
+    let chat = ChatTemplate::read(checkpoint)?;
+    if let Some(template) = &chat.template {
+        staging.write("chat_template.jinja", template.as_bytes())?;
+    }
+    let defaults = GenerationConfig::read(checkpoint)?;
+    let generation = GenerationDefaults {
+        eos_ids: defaults.eos_token_ids,
+        bos_token: chat.bos_token,
+        eos_token: chat.eos_token,
+        temperature: defaults.temperature,
+        top_k: defaults.top_k,
+        top_p: defaults.top_p,
+        min_p: defaults.min_p,
+        repetition_penalty: defaults.repetition_penalty,
+    };
+    staging.write("generation.json", &json("generation.json", &generation)?)?;
+    Ok(())
+}
+
+fn write_program(staging: &mut Staging, program: &Program) -> Result<Bucket, PackageError> {
+    let path = format!("programs/{}.ir", program.name);
+    staging.write(&path, print_program(program).as_bytes())?;
+    let one = std::slice::from_ref(program);
+    Ok(Bucket {
+        name: program.name.clone(),
+        max_tokens: symbol_max(one, "T"),
+        max_logit_rows: symbol_max(one, "R"),
+        program: path,
+        arena_bytes: program.arena_bytes,
+        arena_lower_bound_bytes: program.arena_lower_bound(),
+        launches: program.launches.len() as u64,
+    })
+}
+
+fn symbol_max(programs: &[Program], name: &str) -> u64 {
+    programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == name).map(|s| s.max).max().unwrap_or(1)
+}
+
+fn kv_info(model: &Model, options: &CompileOptions) -> KvInfo {
+    let h = &model.hyper;
+    let dtype = options.activations.kv_dtype();
+    let page_bytes = 2 * h.kv_heads * ir::op::PAGE_TOKENS * h.head_dim * dtype.element_bytes().unwrap_or(4);
+    KvInfo {
+        dtype: dtype.name().into(),
+        page_tokens: ir::op::PAGE_TOKENS,
+        page_bytes_per_layer: page_bytes,
+        bytes_per_token: page_bytes / ir::op::PAGE_TOKENS * h.layers as u64,
+        states: (0..h.layers).map(|l| format!("kv.{l}")).collect(),
+    }
+}
+
+fn model_card(model: &Model, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<ModelCard, PackageError> {
+    let h = &model.hyper;
+    let (source_format, name) = match checkpoint.metadata() {
+        Metadata::HuggingFace(_) => ("huggingface", None),
+        Metadata::Gguf(metadata) => ("gguf", metadata.opt_str("general.name")?.map(str::to_string)),
+    };
+    let path = checkpoint.path();
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let fallback = || stem.map_or_else(|| model.family.to_string(), |s| s.to_string_lossy().into_owned());
+    Ok(ModelCard {
+        name: name.unwrap_or_else(fallback),
+        family: model.family.into(),
+        vocab_size: h.vocabulary,
+        layers: h.layers as u64,
+        hidden_size: h.hidden,
+        heads: h.heads,
+        kv_heads: h.kv_heads,
+        head_dim: h.head_dim,
+        max_context: options.max_model_len.unwrap_or(h.max_context),
+        parameters: parameters(model),
+        eos_ids: GenerationConfig::read(checkpoint)?.eos_token_ids,
+        source_format: source_format.into(),
+    })
+}
+
+/// Elements of all weights; a tied table counts once.
+fn parameters(model: &Model) -> u64 {
+    let weights = model.graph.nodes.iter().filter(|n| n.kind == ir::graph::NodeKind::Weight);
+    weights.filter_map(|n| n.ty.shape.iter().try_fold(1u64, |a, d| a.checked_mul(d.value(&[])?))).sum()
+}
