@@ -36,7 +36,7 @@ impl Config {
 
     /// Parses `text`; `file` is named in errors.
     pub fn parse(file: &Path, text: &[u8]) -> Result<Config, ModelError> {
-        let json = |problem: String| ModelError::Json { file: file.to_path_buf(), problem };
+        let json = |problem: String| ModelError::json(file, problem);
         match serde_json::from_slice(text).map_err(|e| json(e.to_string()))? {
             Value::Object(root) => Ok(Config { file: file.to_path_buf(), root }),
             other => Err(json(format!("expected an object at the top level, found {}", describe(&other)))),

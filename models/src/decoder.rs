@@ -111,7 +111,13 @@ impl<'a> Decoder<'a> {
 
     /// `x` times the matrix `[rows, cols]` of that role, plus its bias: always, never, or where the checkpoint has one.
     pub fn linear(
-        &mut self, x: ValueId, role: Role, layer: usize, rows: u64, cols: u64, bias: Option<bool>,
+        &mut self,
+        x: ValueId,
+        role: Role,
+        layer: usize,
+        rows: u64,
+        cols: u64,
+        bias: Option<bool>,
     ) -> Result<ValueId, ModelError> {
         let matrix = self.matrix(role, layer, rows, cols)?;
         let name = format!("{}.bias", self.module(role, layer));
@@ -143,11 +149,8 @@ impl<'a> Decoder<'a> {
         let cache = self.append(k, v, layer)?;
         let step = self.step;
         let operands = [q, cache, step.positions, step.sequences, step.page_table];
-        let attributes = [
-            ("scale", Attr::Float(scale)),
-            ("window", Attr::Int(window as i64)),
-            ("softcap", Attr::Float(0.0)),
-        ];
+        let attributes =
+            [("scale", Attr::Float(scale)), ("window", Attr::Int(window as i64)), ("softcap", Attr::Float(0.0))];
         let mixed = self.op(Op::Attention, &operands, &attributes, &format!("layers.{layer}.attention"))?;
         let mixed = self.op(Op::MergeHeads, &[mixed], &[], "")?;
         self.linear(mixed, Role::AttentionOutput, layer, hidden, q_width, output_bias)
@@ -228,7 +231,13 @@ impl<'a> Decoder<'a> {
         Ok(value)
     }
 
-    fn op(&mut self, op: Op, operands: &[ValueId], attributes: &[(&str, Attr)], label: &str) -> Result<ValueId, ModelError> {
+    fn op(
+        &mut self,
+        op: Op,
+        operands: &[ValueId],
+        attributes: &[(&str, Attr)],
+        label: &str,
+    ) -> Result<ValueId, ModelError> {
         Ok(self.graph.op(op, operands, attributes, label)?)
     }
 }

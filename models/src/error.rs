@@ -142,9 +142,15 @@ impl ModelError {
         ModelError::Io { path: path.to_path_buf(), action: action.into(), source }
     }
 
+    /// A [`ModelError::Json`] for `file`.
+    pub(crate) fn json(file: &Path, problem: impl Into<String>) -> ModelError {
+        ModelError::Json { file: file.to_path_buf(), problem: on_one_line(problem.into()) }
+    }
+
     /// A [`ModelError::Malformed`] for `file`.
     pub(crate) fn malformed(file: &Path, at: impl Into<String>, problem: impl Into<String>) -> ModelError {
-        ModelError::Malformed { file: file.to_path_buf(), at: at.into(), problem: problem.into() }
+        let (at, problem) = (on_one_line(at.into()), on_one_line(problem.into()));
+        ModelError::Malformed { file: file.to_path_buf(), at, problem }
     }
 
     /// A [`ModelError::Field`] for `file`.
@@ -154,21 +160,33 @@ impl ModelError {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> ModelError {
-        ModelError::Field {
-            file: file.to_path_buf(),
-            field: field.into(),
-            expected: expected.into(),
-            found: found.into(),
-        }
+        let (field, expected, found) = (on_one_line(field.into()), expected.into(), on_one_line(found.into()));
+        ModelError::Field { file: file.to_path_buf(), field, expected, found }
     }
 
     /// A [`ModelError::Tensor`] for `file`.
     pub(crate) fn tensor(file: &Path, tensor: &str, problem: impl Into<String>) -> ModelError {
-        ModelError::Tensor { file: file.to_path_buf(), tensor: tensor.to_owned(), problem: problem.into() }
+        let (tensor, problem) = (on_one_line(tensor.to_owned()), on_one_line(problem.into()));
+        ModelError::Tensor { file: file.to_path_buf(), tensor, problem }
     }
 
     /// A [`ModelError::Tokenizer`] for `file`.
     pub(crate) fn tokenizer(file: &Path, problem: impl Into<String>) -> ModelError {
-        ModelError::Tokenizer { file: file.to_path_buf(), problem: problem.into() }
+        ModelError::Tokenizer { file: file.to_path_buf(), problem: on_one_line(problem.into()) }
     }
+}
+
+/// Text from a file or a parser, cut to a readable length and with control characters replaced, so that neither can
+/// break a message apart or drive a terminal.
+fn on_one_line(text: String) -> String {
+    const SHOWN: usize = 400;
+    if text.len() <= SHOWN && !text.contains(char::is_control) {
+        return text;
+    }
+    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut shown: String = text.chars().take(SHOWN).map(printable).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }

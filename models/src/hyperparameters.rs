@@ -59,7 +59,9 @@ fn from_hugging_face(fields: &Fields) -> Result<Hyperparameters, ModelError> {
     let head_dim = match fields.opt_size("head_dim")? {
         Some(given) => given,
         None if hidden % heads == 0 => hidden / heads,
-        None => return Err(fields.wrong("num_attention_heads", format!("a divisor of hidden_size {hidden}, or head_dim"))),
+        None => {
+            return Err(fields.wrong("num_attention_heads", format!("a divisor of hidden_size {hidden}, or head_dim")));
+        }
     };
     let kv_heads = fields.opt_size("num_key_value_heads")?.unwrap_or(heads);
     if heads % kv_heads != 0 {
@@ -172,7 +174,11 @@ fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<Hyperpa
     let head_dim = match metadata.opt_size(&key("attention.key_length"))? {
         Some(given) => given,
         None if hidden % heads == 0 => hidden / heads,
-        None => return Err(metadata.wrong(&key("attention.head_count"), format!("a divisor of the embedding length {hidden}"))),
+        None => {
+            return Err(
+                metadata.wrong(&key("attention.head_count"), format!("a divisor of the embedding length {hidden}"))
+            );
+        }
     };
     if metadata.opt_size(&key("attention.value_length"))?.is_some_and(|v| v != head_dim) {
         return Err(metadata.wrong(&key("attention.value_length"), format!("the key length {head_dim}")));
@@ -204,7 +210,11 @@ fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<Hyperpa
 }
 
 fn rope_from_gguf(
-    metadata: &GgufMetadata, checkpoint: &Checkpoint, key: &dyn Fn(&str) -> String, head_dim: u64, max_context: u64,
+    metadata: &GgufMetadata,
+    checkpoint: &Checkpoint,
+    key: &dyn Fn(&str) -> String,
+    head_dim: u64,
+    max_context: u64,
 ) -> Result<Rope, ModelError> {
     let positive = f64::MIN_POSITIVE..=f64::MAX;
     let factor = || metadata.f64(&key("rope.scaling.factor"), 1.0..=f64::MAX);

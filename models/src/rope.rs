@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn llama3_keeps_short_wavelengths_and_divides_long_ones() {
         let plain = rope(RopeScaling::None).inverse_frequencies();
-        let scaling = RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192.0 };
+        let scaling =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192.0 };
         let scaled = rope(scaling).inverse_frequencies();
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[31] - plain[31] / 8.0).abs() < 1e-9);

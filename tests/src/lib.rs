@@ -1,1 +1,6 @@
-//! placeholder
+//! Shared by the integration tests: golden fixtures and their reference outputs.
+//!
+//! The fixtures stand in `tests/golden`. `MOESAIC_GOLDEN` may name a folder of more checkpoints of the same layout, which the
+//! golden tests then run as well.
+
+pub mod golden;

@@ -44,7 +44,7 @@ pub(super) fn open(folder: &Path) -> Result<(Vec<DataFile>, TensorTable), ModelE
         let path = folder.join(shard);
         if !path.is_file() {
             let problem = format!("names the shard {shard}, which is not in the folder; download it");
-            return Err(ModelError::Json { file: folder.join(INDEX), problem });
+            return Err(ModelError::json(&folder.join(INDEX), problem));
         }
         add_file(&path, &mut files, &mut table)?;
     }
@@ -61,7 +61,7 @@ struct Index {
 
 impl Index {
     fn read(path: &Path) -> Result<Index, ModelError> {
-        let json = |problem: String| ModelError::Json { file: path.to_path_buf(), problem };
+        let json = |problem: String| ModelError::json(path, problem);
         let index: Index =
             serde_json::from_slice(&read_file(path, MAX_INDEX_BYTES)?).map_err(|e| json(e.to_string()))?;
         if let Some(name) = index.weight_map.values().find(|name| !is_plain_name(name)) {

@@ -13,8 +13,8 @@ pub fn golden(name: &str) -> PathBuf {
 pub struct GgufWriter {
     pub version: u32,
     pub alignment: usize,
-    pairs: Vec<Vec<u8>>,
-    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+    pub pairs: Vec<Vec<u8>>,
+    pub tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
 }
 
 /// A metadata value to write.

@@ -1,0 +1,69 @@
+//! The command `moesaic`: every verb, compiler and runtime in one binary.
+
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Compiles compact language models and runs them.
+#[derive(Parser)]
+#[command(name = "moesaic", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Compile a checkpoint (Hugging Face folder or GGUF file) into an artifact
+    Compile(verbs::compile::CompileArgs),
+    /// Answer one prompt
+    Run(runtime::cli::RunArgs),
+    /// Talk to a model
+    Chat(runtime::cli::ChatArgs),
+    /// Write the logits of a token sequence
+    Logits(runtime::cli::LogitsArgs),
+    /// Measure prompt and generation speed, latency and memory
+    Bench(runtime::cli::BenchArgs),
+    /// Measure perplexity on a text
+    Perplexity(runtime::cli::PerplexityArgs),
+    /// Show an artifact: model, programs, launches, memory plan
+    Inspect(verbs::inspect::InspectArgs),
+    /// Show what this machine offers
+    Doctor(runtime::cli::DoctorArgs),
+}
+
+fn main() -> ExitCode {
+    runtime::cli::exit(dispatch(Cli::parse().verb))
+}
+
+/// Verbs that take a model compile it to the cache first.
+fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
+    match verb {
+        Verb::Compile(args) => verbs::compile::compile(&args)?,
+        Verb::Run(mut args) => {
+            args.artifact = verbs::cache::artifact_for(&args.artifact)?;
+            runtime::cli::run(&args)?;
+        }
+        Verb::Chat(mut args) => {
+            args.artifact = verbs::cache::artifact_for(&args.artifact)?;
+            runtime::cli::chat(&args)?;
+        }
+        Verb::Logits(mut args) => {
+            args.artifact = verbs::cache::artifact_for(&args.artifact)?;
+            runtime::cli::logits(&args)?;
+        }
+        Verb::Bench(mut args) => {
+            args.artifact = verbs::cache::artifact_for(&args.artifact)?;
+            runtime::cli::bench(&args)?;
+        }
+        Verb::Perplexity(mut args) => {
+            args.artifact = verbs::cache::artifact_for(&args.artifact)?;
+            runtime::cli::perplexity(&args)?;
+        }
+        Verb::Inspect(args) => verbs::inspect::inspect(&args)?,
+        Verb::Doctor(args) => runtime::cli::doctor(&args)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The verbs that need the compiler.
+
+pub mod cache;
+pub mod compile;
+pub mod inspect;

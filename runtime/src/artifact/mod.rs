@@ -1,0 +1,3 @@
+//! Artifacts.
+mod manifest;
+pub use manifest::*;
