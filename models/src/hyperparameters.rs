@@ -36,7 +36,7 @@ pub struct Hyperparameters {
     pub windows: Vec<u64>,
     /// Whether the output projection is the embedding table.
     pub tied: bool,
-    /// Biases on query, key and value projections; `None`: where the checkpoint has them.
+    /// Biases on query, key and value projections; `None` (GGUF does not say): where the checkpoint has them.
     pub qkv_bias: Option<bool>,
     /// Bias on the attention output projection; `None`: where the checkpoint has it.
     pub output_bias: Option<bool>,
@@ -86,9 +86,9 @@ fn from_hugging_face(fields: &Fields) -> Result<Hyperparameters, ModelError> {
         rope: rope_from_hugging_face(fields, head_dim, max_context)?,
         windows: windows_from_hugging_face(fields, layers)?,
         tied: fields.bool_or("tie_word_embeddings", false)?,
-        qkv_bias: fields.opt_bool("attention_bias")?,
-        output_bias: fields.opt_bool("attention_bias")?,
-        feed_forward_bias: fields.opt_bool("mlp_bias")?,
+        qkv_bias: Some(fields.bool_or("attention_bias", false)?),
+        output_bias: Some(fields.bool_or("attention_bias", false)?),
+        feed_forward_bias: Some(fields.bool_or("mlp_bias", false)?),
     })
 }
 

@@ -16,16 +16,11 @@ use crate::source::{Checkpoint, Metadata};
 pub static LLAMA: Family =
     Family { name: "llama", model_types: &["llama"], architectures: &["llama"], configure, layer: pre_norm_layer };
 
-/// GGUF rows are permuted; biases are absent unless the configuration says otherwise.
-pub fn configure(hyper: &mut Hyperparameters, checkpoint: &Checkpoint) -> Result<(), ModelError> {
+/// GGUF rows are permuted; the configuration's window, if any, is not used by this family.
+fn configure(hyper: &mut Hyperparameters, checkpoint: &Checkpoint) -> Result<(), ModelError> {
     match checkpoint.metadata() {
         Metadata::Gguf(_) => hyper.rope.interleaved = true,
-        Metadata::HuggingFace(_) => {
-            for bias in [&mut hyper.qkv_bias, &mut hyper.output_bias, &mut hyper.feed_forward_bias] {
-                bias.get_or_insert(false);
-            }
-            hyper.windows.fill(0);
-        }
+        Metadata::HuggingFace(_) => hyper.windows.fill(0),
     }
     Ok(())
 }

@@ -15,11 +15,8 @@ use crate::source::Checkpoint;
 pub static MISTRAL: Family =
     Family { name: "mistral", model_types: &["mistral"], architectures: &[], configure, layer };
 
-/// No projection has a bias.
-fn configure(hyper: &mut Hyperparameters, _: &Checkpoint) -> Result<(), ModelError> {
-    hyper.qkv_bias = Some(false);
-    hyper.output_bias = Some(false);
-    hyper.feed_forward_bias = Some(false);
+/// The shared fields say it all.
+fn configure(_: &mut Hyperparameters, _: &Checkpoint) -> Result<(), ModelError> {
     Ok(())
 }
 

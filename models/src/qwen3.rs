@@ -13,11 +13,8 @@ use crate::source::Checkpoint;
 pub static QWEN3: Family =
     Family { name: "qwen3", model_types: &["qwen3"], architectures: &["qwen3"], configure, layer };
 
-/// Biases only where the configuration asks for them.
-fn configure(hyper: &mut Hyperparameters, _: &Checkpoint) -> Result<(), ModelError> {
-    hyper.qkv_bias.get_or_insert(false);
-    hyper.output_bias.get_or_insert(false);
-    hyper.feed_forward_bias = Some(false);
+/// The shared fields say it all.
+fn configure(_: &mut Hyperparameters, _: &Checkpoint) -> Result<(), ModelError> {
     Ok(())
 }
 

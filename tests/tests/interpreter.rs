@@ -1,6 +1,7 @@
 //! The interpreter on imported graphs against the golden logits: importer and op definitions are right, kernels aside.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use ir::interp::{Interpreter, Tensor};
 use ir::types::DType;
@@ -8,8 +9,8 @@ use models::{Checkpoint, ImportOptions, import};
 use moesaic_tests::golden::{self, Golden};
 
 /// All positions of a prompt in one step, as sequence 0 over pages in reverse order.
-fn prefill(golden: &Golden, ids: &[u32]) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(&golden.folder).unwrap();
+fn prefill(checkpoint: &Path, ids: &[u32]) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(checkpoint).unwrap();
     let tokens = ids.len() as u64;
     let options = ImportOptions { max_tokens: tokens, max_sequences: 1, max_model_len: 128, kv_dtype: DType::F32 };
     let model = import(&checkpoint, &options).unwrap();
@@ -35,15 +36,25 @@ fn prefill(golden: &Golden, ids: &[u32]) -> Vec<f32> {
     }
 }
 
+fn check(name: &str, checkpoint: &Path, golden: &Golden) {
+    for (n, prompt) in golden.prompts.iter().enumerate() {
+        let error = golden::relative_rms(&prefill(checkpoint, &prompt.ids), &prompt.logits);
+        println!("{name} prompt {n}: relative RMS {error:.1e}");
+        assert!(error < 2e-5, "{name} prompt {n}: relative RMS {error:.2e}");
+    }
+}
+
 #[test]
 fn logits_of_every_fixture_agree() {
     let fixtures = golden::fixtures();
-    assert!(fixtures.len() >= 6, "only {} fixtures found", fixtures.len());
-    for fixture in fixtures {
-        for (n, prompt) in fixture.prompts.iter().enumerate() {
-            let error = golden::relative_rms(&prefill(&fixture, &prompt.ids), &prompt.logits);
-            println!("{} prompt {n}: relative RMS {error:.1e}", fixture.name());
-            assert!(error < 2e-5, "{} prompt {n}: relative RMS {error:.2e}", fixture.name());
-        }
+    assert!(fixtures.len() >= 10, "only {} fixtures found", fixtures.len());
+    fixtures.iter().for_each(|f| check(&f.name(), &f.folder, f));
+}
+
+#[test]
+fn logits_of_gguf_conversions_agree() {
+    for name in ["llama31", "odd_qwen3"] {
+        let file = golden::folder().join("gguf").join(format!("{name}.gguf"));
+        check(&format!("{name}.gguf"), &file, &Golden::read(&golden::folder().join(name)));
     }
 }

@@ -94,8 +94,8 @@ fn read_pairs<R: Read>(reader: &mut HeaderReader<'_, R>, count: u64) -> Result<B
 
 fn read_name<R: Read>(reader: &mut HeaderReader<'_, R>, at: impl Fn() -> String) -> Result<String, ModelError> {
     let name = reader.string(&at())?;
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
-        return Err(reader.wrong(at(), format!("must have 1 to {MAX_NAME_BYTES} bytes and no NUL")));
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+        return Err(reader.wrong(at(), format!("must have 1 to {MAX_NAME_BYTES} bytes and no control characters")));
     }
     Ok(name)
 }

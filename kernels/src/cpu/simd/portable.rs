@@ -1,0 +1,144 @@
+//! Plain Rust over arrays of 16, for any architecture: the definition the intrinsics are tested against, and fast where the
+//! compiler vectorises it and a fused multiply-add is an instruction (aarch64).
+
+use std::array::from_fn;
+use std::ffi::c_void;
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::{Body, LANES, Simd, intrinsics};
+
+/// No particular instruction set.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+/// [`super::CpuKernel`] of `B`.
+///
+/// # Safety
+/// As [`Body::run`].
+pub(super) unsafe fn launch<B: Body>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+    // SAFETY: passed on; `Portable` needs no features.
+    unsafe { B::run::<Portable>(params, blocks, scratch) }
+}
+
+impl Simd for Portable {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+
+    const MAX_TILE: usize = 4;
+    const WIDE_SHIFT: i32 = 128;
+
+    intrinsics! {
+        fn load(from: *const f32) -> [f32; LANES] { from.cast::<[f32; LANES]>().read_unaligned() }
+        fn store(to: *mut f32, a: [f32; LANES]) { to.cast::<[f32; LANES]>().write_unaligned(a) }
+        fn load_f16(from: *const u16) -> [f32; LANES] {
+            from.cast::<[u16; LANES]>().read_unaligned().map(|bits| f16::from_bits(bits).to_f32())
+        }
+        fn load_bf16(from: *const u16) -> [f32; LANES] {
+            from.cast::<[u16; LANES]>().read_unaligned().map(|bits| bf16::from_bits(bits).to_f32())
+        }
+        fn load_u8(from: *const u8) -> [f32; LANES] { from.cast::<[u8; LANES]>().read().map(f32::from) }
+        fn load_i8(from: *const i8) -> [f32; LANES] { from.cast::<[i8; LANES]>().read().map(f32::from) }
+        fn load_bytes(from: *const u8) -> [i32; LANES] { from.cast::<[[u8; 4]; LANES]>().read().map(i32::from_le_bytes) }
+        fn store_i8(to: *mut i8, a: [i32; LANES]) { to.cast::<[i8; LANES]>().write(a.map(|q| q as i8)) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; LANES] {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r] + b[r])
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r] - b[r])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r] * b[r])
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r].mul_add(b[r], c[r]))
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(a: [f32; LANES], b: [f32; LANES]) -> f32 {
+        a.into_iter().chain(b).fold(0.0, |greatest: f32, x| greatest.max(x.abs()))
+    }
+
+    #[inline(always)]
+    unsafe fn round(a: [f32; LANES]) -> [i32; LANES] {
+        a.map(|x| x.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> [i32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(a: [i32; LANES]) -> [f32; LANES] {
+        a.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn sum(a: [i32; LANES]) -> i32 {
+        a.into_iter().sum()
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        from_fn(|r| a[r] & b[r])
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        from_fn(|r| a[r] | b[r])
+    }
+
+    #[inline(always)]
+    unsafe fn shr(a: [i32; LANES], bits: u32) -> [i32; LANES] {
+        a.map(|x| (x as u32 >> bits) as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn shl(a: [i32; LANES], bits: u32) -> [i32; LANES] {
+        a.map(|x| x << bits)
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: [i32; LANES], u: [i32; LANES], x: i32) -> [i32; LANES] {
+        dot_shifted(acc, u, x, 0)
+    }
+
+    #[inline(always)]
+    unsafe fn dot_wide(acc: [i32; LANES], u: [i32; LANES], x: i32) -> [i32; LANES] {
+        dot_shifted(acc, u, x, Self::WIDE_SHIFT)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}
+
+/// `acc[r] + Σ (u[4r + i] - shift) · x[i]`.
+#[inline(always)]
+fn dot_shifted(acc: [i32; LANES], u: [i32; LANES], x: i32, shift: i32) -> [i32; LANES] {
+    let x = x.to_le_bytes().map(|q| i32::from(q as i8));
+    from_fn(|r| {
+        let u = u[r].to_le_bytes().map(|q| i32::from(q) - shift);
+        acc[r] + u[0] * x[0] + u[1] * x[1] + u[2] * x[2] + u[3] * x[3]
+    })
+}
