@@ -1,3 +1,4 @@
 //! The kernels: their parameter ABI, their native implementations and the catalog that describes them.
 
 pub mod abi;
+pub mod cpu;

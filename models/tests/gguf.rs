@@ -102,8 +102,9 @@ fn version_2_is_read_and_others_are_not() {
 
 #[test]
 fn alignment_is_honoured_and_checked() {
-    let aligned =
-        |n: u32| GgufWriter { alignment: n.clamp(1, 128) as usize, ..sample_gguf() }.meta("general.alignment", Meta::U32(n));
+    let aligned = |n: u32| {
+        GgufWriter { alignment: n.clamp(1, 128) as usize, ..sample_gguf() }.meta("general.alignment", Meta::U32(n))
+    };
     let checkpoint = open(aligned(128)).unwrap();
     let mut data = Vec::new();
     checkpoint.read("output_norm.weight", &mut data).unwrap();

@@ -11,6 +11,7 @@ pub mod embedding;
 pub mod isa;
 pub mod matmul;
 pub mod quantize_rows;
+mod simd;
 
 /// A launchable CPU kernel: executes the blocks `blocks` of a launch with the parameters `params`.
 ///

@@ -3,6 +3,7 @@
 //! A Hugging Face folder has the file; a GGUF file's metadata is converted. Either is loaded once before it is handed out,
 //! so that a broken one is reported when the model is compiled and not when it is served.
 
+mod check;
 mod gguf;
 mod json;
 mod pretokenizer;
@@ -52,10 +53,11 @@ fn from_folder(folder: &Path) -> Result<Option<Vec<u8>>, ModelError> {
 /// Loads a `tokenizer.json`; `file` is named in errors.
 ///
 /// # Errors
-/// If the library refuses it. It is also asked to encode a text, as some faults show only then; the library panics on a
-/// few of them, which is turned into an error here.
+/// If the library refuses it. It is also asked to encode a text, as some faults show only then. The faults it is known to
+/// panic on are found first; should it panic on another, that becomes an error too.
 pub fn load(json: &[u8], file: &Path) -> Result<Tokenizer, ModelError> {
     const PROBE: &str = "A b\n1 é";
+    check::check(json).map_err(|problem| ModelError::tokenizer(file, problem))?;
     let attempt = || -> tokenizers::Result<Tokenizer> {
         let tokenizer = Tokenizer::from_bytes(json)?;
         tokenizer.encode(PROBE, true)?;

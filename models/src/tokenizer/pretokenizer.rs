@@ -57,7 +57,7 @@ const DEEPSEEK_LETTERS: &str = concat!(
     r"\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}",
     r"\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}",
     r"\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}",
-    r"\x{1F5D}\x{1F5F}-\x{3CE}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}",
+    r"\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}",
     r"\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}",
     r"\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}",
     r"\x{2139}\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}",
@@ -155,7 +155,7 @@ mod tests {
 
     fn pieces(name: &str, text: &str) -> Vec<String> {
         let json = crate::tokenizer::gguf::pre_tokenizer_json(find(name).unwrap());
-        let rule: PreTokenizerWrapper = serde_json::from_value(json).unwrap();
+        let rule: PreTokenizerWrapper = serde_json::from_value(json).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut cut = PreTokenizedString::from(text);
         rule.pre_tokenize(&mut cut).unwrap();
         let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);

@@ -296,7 +296,6 @@ mod tests {
             with_decoder("mistral", sequence(&[&replace, &fuse, &strip(1)])),
             with_decoder("mistral", metaspace("always")),
             with_decoder("mistral", metaspace("never")),
-            with_decoder("mistral", sequence(&[&fallback, &metaspace("always")])),
             with_decoder("qwen3", json!({"type": "WordPiece", "prefix": "##", "cleanup": true})),
             with_decoder("qwen3", Value::Null),
         ]
@@ -310,6 +309,19 @@ mod tests {
         assert!(matches!(&plans[3], DecodePlan::SentencePiece { strip: (' ', 3), .. }));
         assert_eq!(plans[6], DecodePlan::Metaspace { marker: '▁', drop_first: false });
         assert!(plans[7..].iter().all(|plan| *plan == DecodePlan::Whole));
+    }
+
+    #[test]
+    fn a_decoder_that_takes_text_back_is_an_error() {
+        let steps = json!([{"type": "ByteFallback"}, {"type": "Strip", "content": "x", "start": 1, "stop": 0}]);
+        let tokenizer = with_decoder("mistral", json!({"type": "Sequence", "decoders": steps}));
+        let byte = |b: u8| u32::from(b) + 3;
+        let mut stream = tokenizer.decode_stream(false);
+        assert_eq!(stream.push(byte(b'a')).expect("fine"), "");
+        assert_eq!(stream.push(byte(b'b')).expect("fine"), "a");
+        let error = stream.push(byte(0xFF)).expect_err("turns all bytes into U+FFFD").to_string();
+        assert!(error.contains("cannot be streamed"), "{error}");
+        assert_eq!(stream.finish(), "b", "the stream is as it was before the error");
     }
 
     #[test]

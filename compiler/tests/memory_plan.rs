@@ -1,0 +1,110 @@
+//! The scheduler and the planner on random programs: the verifier accepts every plan, whatever the launches.
+
+use compiler::lower::{InPlace, Lowered};
+use compiler::{plan, schedule};
+use ir::program::{Access, Arg, Binding, Buffer, BufferId, Launch, Program};
+use ir::types::{DType, Dim, Symbol, SymbolId, TensorType};
+use ir::verify::verify_program;
+use proptest::prelude::*;
+
+/// One launch: how many elements its result has, which earlier results it reads, whether it may overwrite its first operand,
+/// and whether it touches the state.
+#[derive(Clone, Debug)]
+struct Step {
+    size: u64,
+    reads: Vec<usize>,
+    in_place: bool,
+    state: Option<Access>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let state = prop_oneof![4 => Just(None), 1 => Just(Some(Access::Read)), 1 => Just(Some(Access::Update))];
+    let step = (1..2000u64, prop::collection::vec(any::<usize>(), 0..4), any::<bool>(), state)
+        .prop_map(|(size, reads, in_place, state)| Step { size, reads, in_place, state });
+    prop::collection::vec(step, 1..40)
+}
+
+fn lowered(steps: &[Step]) -> Lowered {
+    let mut program = Program {
+        name: "random".into(),
+        symbols: vec![Symbol { name: "T".into(), min: 1, max: 3 }],
+        states: vec![Binding { name: "kv.0".into(), ty: TensorType::new(DType::F32, [Dim::Const(8)]) }],
+        ..Program::default()
+    };
+    let mut in_place = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        let result = BufferId(i as u32);
+        let mut args = vec![("out".to_string(), Arg::Buffer(result, Access::Write))];
+        for (n, read) in step.reads.iter().enumerate().filter(|_| i > 0) {
+            let operand = BufferId((read % i) as u32);
+            args.push((format!("x{n}"), Arg::Buffer(operand, Access::Read)));
+            if n == 0 && step.in_place {
+                in_place.push(InPlace { launch: i, result, operand });
+            }
+        }
+        args.extend(step.state.map(|access| ("kv".to_string(), Arg::State(0, access))));
+        let ty = TensorType::new(DType::F32, [Dim::Sym(SymbolId(0)), Dim::Const(step.size)]);
+        program.buffers.push(Buffer { ty, offset: 0 });
+        program.launches.push(Launch { kernel: "k".into(), variant: String::new(), args, label: format!("{i}") });
+    }
+    program.outputs.push(("out".into(), BufferId(steps.len() as u32 - 1)));
+    Lowered { program, in_place }
+}
+
+/// Positions of launches by label, and for each the labels of the launches it depends on through the state.
+fn state_order(program: &Program) -> Vec<(String, Access)> {
+    let touches = |l: &Launch| {
+        l.args.iter().find_map(|(_, a)| if let Arg::State(_, access) = a { Some((l.label.clone(), *access)) } else { None })
+    };
+    program.launches.iter().filter_map(touches).collect()
+}
+
+/// The updates before each read of the state, which reordering must keep.
+fn updates_before_reads(program: &Program) -> std::collections::BTreeMap<String, usize> {
+    let mut updates = 0;
+    let mut seen = std::collections::BTreeMap::new();
+    for (label, access) in state_order(program) {
+        updates += usize::from(access != Access::Read);
+        seen.insert(label, updates);
+    }
+    seen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_plan_is_valid_and_no_smaller_than_the_bound(steps in steps()) {
+        let before = lowered(&steps);
+        let states = updates_before_reads(&before.program);
+        let bound = before.program.arena_lower_bound();
+        let scheduled = schedule::schedule(before);
+        prop_assert!(scheduled.program.arena_lower_bound() <= bound);
+        prop_assert_eq!(updates_before_reads(&scheduled.program), states);
+        let program = plan::plan(scheduled).unwrap();
+        verify_program(&program).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert!(program.arena_bytes >= program.arena_lower_bound());
+        prop_assert_eq!(program.launches.len(), steps.len());
+    }
+
+    #[test]
+    fn the_same_program_gets_the_same_plan(steps in steps()) {
+        let once = plan::plan(schedule::schedule(lowered(&steps))).unwrap();
+        prop_assert_eq!(once, plan::plan(schedule::schedule(lowered(&steps))).unwrap());
+    }
+}
+
+#[test]
+fn a_chain_of_equal_results_needs_two_places_and_one_in_place() {
+    let chain = |in_place| {
+        let step = |i: usize| Step {
+            size: 64,
+            reads: if i == 0 { vec![] } else { vec![i - 1] },
+            in_place,
+            state: None,
+        };
+        plan::plan(lowered(&(0..6).map(step).collect::<Vec<_>>())).unwrap().arena_bytes
+    };
+    assert_eq!(chain(false), 2 * 768);
+    assert_eq!(chain(true), 768);
+}

@@ -1,0 +1,204 @@
+//! Register tiles: the products of `T` tokens with `P` panels of 16 rows.
+//!
+//! Every element of the output is one lane of one accumulator that walks `k` upwards, so neither `T` nor `P` nor the
+//! vector width shows in its bits:
+//!
+//! * f32 activations: `acc = fma(w[k], x[k], acc)`, one column after the other.
+//! * 8-bit activations: per group of 32 (for Q6_K per half group), `acc = fma(f32(Σ (q_w - zero) · q_x), step · d_x, acc)`, with
+//!   the integer sum exact; affine formats follow with `acc = fma(offset, Σx, acc)`.
+
+use std::marker::PhantomData;
+
+use super::activations::{Integers, Numbers, integer_row_bytes, stage_integers, stage_numbers};
+use super::weights::{CHUNK, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
+use crate::cpu::simd::Simd;
+
+/// Chunks of a group.
+const CHUNKS: usize = GROUP / CHUNK;
+
+/// Tokens of f32 activations staged together: at 8192 columns 1 MiB, half the second cache.
+pub(crate) const NUMBER_TOKENS: usize = 32;
+
+/// Tokens of 8-bit activations staged together.
+pub(crate) const INTEGER_TOKENS: usize = 64;
+
+/// A way to multiply: weights of one format by activations of one type.
+pub(crate) trait Product {
+    /// The weights, for the size of a panel.
+    type Weights: Columns;
+    /// Activations of one token and group, as staged in scratch memory.
+    type Activation;
+    /// Tokens staged together.
+    const TOKENS: usize;
+    /// Panels one token is multiplied by at a time.
+    const PANELS: usize;
+
+    /// Bytes of a row of activations in memory.
+    fn row_bytes(cols: usize) -> usize;
+
+    /// Copies a row of activations to every `stride`-th record from `to` on.
+    unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Self::Activation, stride: usize);
+
+    /// The products of `T` tokens, `x[group][token]`, with `P` panels `panel_bytes` apart from each other.
+    unsafe fn tile<S: Simd, const T: usize, const P: usize>(
+        first: Panel,
+        panel_bytes: usize,
+        x: *const Self::Activation,
+    ) -> [[S::F; T]; P];
+}
+
+/// Any weights, dequantised in registers, by f32 activations.
+pub(crate) struct FloatProduct<W>(PhantomData<W>);
+
+impl<W: Columns> Product for FloatProduct<W> {
+    type Weights = W;
+    type Activation = Numbers;
+
+    const TOKENS: usize = NUMBER_TOKENS;
+    // One chain of dependent multiply-adds would wait for its latency.
+    const PANELS: usize = 4;
+
+    fn row_bytes(cols: usize) -> usize {
+        cols * size_of::<f32>()
+    }
+
+    #[inline(always)]
+    unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Numbers, stride: usize) {
+        // SAFETY: passed on.
+        unsafe { stage_numbers(row.cast(), cols, to, stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize, const P: usize>(
+        first: Panel,
+        panel_bytes: usize,
+        x: *const Numbers,
+    ) -> [[S::F; T]; P] {
+        // SAFETY: `first` and the `P - 1` panels behind it are whole, `x` has `T` records a group.
+        unsafe {
+            let panel = |p: usize| Panel { start: first.start.add(p * panel_bytes), cols: first.cols };
+            let mut acc = [[S::zero(); T]; P];
+            let chunks = first.cols / CHUNK;
+            let mut at = 0;
+            while at < chunks {
+                let group = at * CHUNK / GROUP;
+                let x = x.add(group * T);
+                let mut groups = [W::group::<S>(first, group); P];
+                for p in 1..P {
+                    groups[p] = W::group::<S>(panel(p), group);
+                }
+                let end = (chunks - at).min(CHUNKS);
+                for chunk in 0..end {
+                    let x = x.cast::<f32>().add(chunk * CHUNK);
+                    for p in 0..P {
+                        let columns = W::chunk::<S>(&groups[p], chunk);
+                        for i in 0..CHUNK {
+                            for t in 0..T {
+                                acc[p][t] = S::fma(columns[i], S::splat(*x.add(t * GROUP + i)), acc[p][t]);
+                            }
+                        }
+                    }
+                }
+                at += end;
+            }
+            for k in chunks * CHUNK..first.cols {
+                let x = x.add(k / GROUP * T).cast::<f32>().add(k % GROUP);
+                for p in 0..P {
+                    let column = W::column::<S>(panel(p), k);
+                    for t in 0..T {
+                        acc[p][t] = S::fma(column, S::splat(*x.add(t * GROUP)), acc[p][t]);
+                    }
+                }
+            }
+            acc
+        }
+    }
+}
+
+/// Quantised weights by 8-bit activations.
+pub(crate) struct IntegerProduct<W>(PhantomData<W>);
+
+impl<P: Planes, C: Scales, const ZERO: i32> IntegerProduct<Quantised<P, C, ZERO>> {
+    /// `start + Σ q_w · q_x` over `N` chunks.
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const N: usize>(start: i32, codes: &[S::I], x: &[i32]) -> S::I {
+        // SAFETY: 6-bit planes stay below 64, others are wide.
+        unsafe {
+            let mut sum = S::splat_i32(start);
+            for c in 0..N {
+                sum = if P::WIDE { S::dot_wide(sum, codes[c], x[c]) } else { S::dot(sum, codes[c], x[c]) };
+            }
+            sum
+        }
+    }
+
+    /// `acc` and the product of one group with one token.
+    #[inline(always)]
+    unsafe fn accumulate<S: Simd>(acc: S::F, codes: &[S::I; CHUNKS], steps: &Steps<S>, x: &Integers) -> S::F {
+        // SAFETY: as `dot`.
+        unsafe {
+            let d = S::splat(x.d);
+            if C::HALVES {
+                let first = S::to_f32(Self::dot::<S, { CHUNKS / 2 }>(x.start[0], &codes[..CHUNKS / 2], &x.q));
+                let second =
+                    S::to_f32(Self::dot::<S, { CHUNKS / 2 }>(x.start[1], &codes[CHUNKS / 2..], &x.q[CHUNKS / 2..]));
+                let acc = S::fma(first, S::mul(steps.step[0], d), acc);
+                return S::fma(second, S::mul(steps.step[1], d), acc);
+            }
+            let sum = S::to_f32(Self::dot::<S, CHUNKS>(x.start[0], codes, &x.q));
+            let acc = S::fma(sum, S::mul(steps.step[0], d), acc);
+            if C::AFFINE { S::fma(steps.offset, S::splat(x.sum), acc) } else { acc }
+        }
+    }
+}
+
+impl<P: Planes, C: Scales, const ZERO: i32> Product for IntegerProduct<Quantised<P, C, ZERO>> {
+    type Weights = Quantised<P, C, ZERO>;
+    type Activation = Integers;
+
+    const TOKENS: usize = INTEGER_TOKENS;
+    // The groups' integer sums are independent of each other: one panel fills the pipeline.
+    const PANELS: usize = 1;
+
+    fn row_bytes(cols: usize) -> usize {
+        integer_row_bytes(cols)
+    }
+
+    #[inline(always)]
+    unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Integers, stride: usize) {
+        let zero = if P::WIDE { ZERO - S::WIDE_SHIFT } else { ZERO };
+        // SAFETY: passed on.
+        unsafe { stage_integers(row, cols / GROUP, (zero, C::HALVES), to, stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const T: usize, const N: usize>(
+        first: Panel,
+        panel_bytes: usize,
+        x: *const Integers,
+    ) -> [[S::F; T]; N] {
+        // SAFETY: `first` and the `N - 1` panels behind it are whole, `x` has `T` records a group.
+        unsafe {
+            let mut acc = [[S::zero(); T]; N];
+            for group in 0..first.cols / GROUP {
+                let x = x.add(group * T);
+                for (n, acc) in acc.iter_mut().enumerate() {
+                    let panel = Panel { start: first.start.add(n * panel_bytes), cols: first.cols };
+                    let planes = panel.start.add(group * P::BYTES);
+                    for line in 0..if T <= 4 { P::BYTES / 64 } else { 0 } {
+                        S::prefetch(planes.wrapping_add(PREFETCH + 64 * line));
+                    }
+                    let mut codes = [S::splat_i32(0); CHUNKS];
+                    for (chunk, codes) in codes.iter_mut().enumerate() {
+                        *codes = P::chunk::<S>(planes, chunk);
+                    }
+                    let steps = C::steps::<S>(Self::Weights::scale_region(panel), group);
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = Self::accumulate::<S>(*acc, &codes, &steps, &*x.add(t));
+                    }
+                }
+            }
+            acc
+        }
+    }
+}

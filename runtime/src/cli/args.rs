@@ -1,0 +1,221 @@
+//! Arguments that verbs share, in the spellings users of vLLM and llama.cpp know.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::sample::SamplingParams;
+
+/// Where and how a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Device: auto or cpu
+    #[arg(long, default_value = "auto", env = "MOESAIC_DEVICE")]
+    pub device: String,
+    /// Threads of the cpu device; default: the machine's cores
+    #[arg(short = 't', long, value_name = "N", env = "MOESAIC_THREADS")]
+    pub threads: Option<usize>,
+    /// Instruction set of the cpu device: avx512-vnni, avx2 or portable; default: the best this machine has
+    #[arg(long, value_name = "ISA", env = "MOESAIC_ISA")]
+    pub isa: Option<String>,
+    /// Longest sequence in tokens, 32k for 32768; default: what the artifact allows, at most 8k
+    #[arg(short = 'c', long, value_name = "N", value_parser = parse_count, env = "MOESAIC_MAX_MODEL_LEN")]
+    pub max_model_len: Option<u64>,
+    /// Read weights into memory instead of mapping the files
+    #[arg(long, env = "MOESAIC_NO_MMAP")]
+    pub no_mmap: bool,
+}
+
+/// How tokens are chosen. What is not given is the model's own default, else the value shown.
+#[derive(Args, Clone, Debug)]
+pub struct SamplingArgs {
+    /// Divisor of the logits; 0 takes the likeliest token [default: 0.8]
+    #[arg(long, value_name = "X", env = "MOESAIC_TEMPERATURE")]
+    pub temperature: Option<f32>,
+    /// Keep so many of the likeliest tokens; 0 keeps all [default: 0]
+    #[arg(long, value_name = "N", env = "MOESAIC_TOP_K")]
+    pub top_k: Option<usize>,
+    /// Keep the likeliest tokens that together have this probability [default: 1]
+    #[arg(long, value_name = "P", env = "MOESAIC_TOP_P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this likely, relative to the likeliest [default: 0]
+    #[arg(long, value_name = "P", env = "MOESAIC_MIN_P")]
+    pub min_p: Option<f32>,
+    /// Divisor of the logits of tokens that have appeared [default: 1]
+    #[arg(long, value_name = "X", alias = "repeat-penalty", env = "MOESAIC_REPETITION_PENALTY")]
+    pub repetition_penalty: Option<f32>,
+    /// Seed; the same seed gives the same tokens [default: random]
+    #[arg(short = 's', long, value_name = "N", env = "MOESAIC_SEED")]
+    pub seed: Option<u64>,
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", alias = "n-predict", default_value = "512", value_parser = parse_count, env = "MOESAIC_MAX_TOKENS")]
+    pub max_tokens: u64,
+    /// Stop at this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT|MODEL")]
+    pub artifact: PathBuf,
+    /// The prompt; - reads standard input
+    #[arg(short = 'p', long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Treat the prompt as a user's message and apply the chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// System message, with --chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Print speed, latency and memory to standard error at the end
+    #[arg(long)]
+    pub stats: bool,
+    /// Print one JSON object instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
+/// Arguments of `chat`.
+#[derive(Args, Clone, Debug)]
+pub struct ChatArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT|MODEL")]
+    pub artifact: PathBuf,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
+/// Arguments of `logits`.
+#[derive(Args, Clone, Debug)]
+pub struct LogitsArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT|MODEL")]
+    pub artifact: PathBuf,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "tokens_file")]
+    pub tokens: Vec<u32>,
+    /// JSON file with a list of token ids
+    #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
+    pub tokens_file: Option<PathBuf>,
+    /// safetensors file to write: logits f32 [tokens, vocabulary]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
+/// Arguments of `bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT|MODEL")]
+    pub artifact: PathBuf,
+    /// Prompt tokens
+    #[arg(short = 'p', long, default_value = "512", value_parser = parse_count)]
+    pub prompt_tokens: u64,
+    /// Tokens to generate
+    #[arg(short = 'n', long, default_value = "128", value_parser = parse_count)]
+    pub generate_tokens: u64,
+    /// Repetitions; medians are reported
+    #[arg(short = 'r', long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// Sequences generated together, a list of sizes
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Vec<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
+/// Arguments of `perplexity`.
+#[derive(Args, Clone, Debug)]
+pub struct PerplexityArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT|MODEL")]
+    pub artifact: PathBuf,
+    /// Text file, UTF-8
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens of each window; windows do not overlap, what is left at the end is dropped
+    #[arg(long, default_value = "512", value_parser = parse_count)]
+    pub context: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A count with an optional k or m: 32k is 32768.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let (digits, scale) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        _ => (text, 1u64),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).filter(|n| *n > 0);
+    count.ok_or_else(|| format!("expected a positive count such as 4096 or 32k, found {text:?}"))
+}
+
+impl SamplingArgs {
+    /// The parameters: what was given, else the model's own, else these.
+    pub fn params(&self, model: &crate::artifact::GenerationDefaults) -> SamplingParams {
+        let default = SamplingParams::default();
+        SamplingParams {
+            temperature: self.temperature.or(model.temperature.map(|x| x as f32)).unwrap_or(0.8),
+            top_k: self.top_k.or(model.top_k.and_then(|k| usize::try_from(k).ok())).unwrap_or(default.top_k),
+            top_p: self.top_p.or(model.top_p.map(|x| x as f32)).unwrap_or(default.top_p),
+            min_p: self.min_p.or(model.min_p.map(|x| x as f32)).unwrap_or(default.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(model.repetition_penalty.map(|x| x as f32))
+                .unwrap_or(default.repetition_penalty),
+            seed: self.seed.unwrap_or_else(SamplingParams::fresh_seed),
+            ..default
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_count;
+
+    #[test]
+    fn counts_take_k_and_m() {
+        assert_eq!(parse_count("32k"), Ok(32768));
+        assert_eq!(parse_count("1M"), Ok(1 << 20));
+        assert_eq!(parse_count("7"), Ok(7));
+        for wrong in ["", "0", "k", "-1", "1.5k", "99999999999999999999", "18446744073709551615k"] {
+            assert!(parse_count(wrong).is_err(), "{wrong}");
+        }
+    }
+}

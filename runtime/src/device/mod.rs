@@ -1,0 +1,234 @@
+//! Devices: what executes the steps of an artifact's programs.
+//!
+//! A device is loaded with an artifact and a number of KV pages and owns all memory of the steps; nothing is
+//! allocated afterwards. The trait is small enough that a fake one in tests, the simulator and a GPU fit behind it.
+
+pub mod cpu;
+pub mod cuda;
+mod inputs;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use kernels::cpu::isa::Isa;
+
+use crate::artifact::{Artifact, ArtifactError};
+pub use inputs::{InputError, InputLimits, StepInputs};
+
+/// Executes steps.
+pub trait Device: Send {
+    /// What it is, for reports: `cpu avx2, 4 threads`.
+    fn name(&self) -> String;
+
+    /// KV pages it holds.
+    fn pages(&self) -> u64;
+
+    /// Executes the program of a bucket, by index in the manifest.
+    ///
+    /// # Errors
+    /// Inputs out of range (nothing was done), or a failure within the step (the KV slots of its tokens are undefined).
+    fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError>;
+
+    /// An output of the last successful step, row-major: `logits` is `[R, vocabulary]`. `None` before a step or for an
+    /// unknown name.
+    fn output(&self, name: &str) -> Option<&[f32]>;
+
+    /// Memory it has reserved.
+    fn memory(&self) -> DeviceMemory;
+}
+
+/// Bytes a device has reserved. Pages of the host's memory that were never touched count here, but not as resident.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Weights.
+    pub weights: u64,
+    /// Intermediate results.
+    pub arena: u64,
+    /// The KV pages of all layers.
+    pub kv: u64,
+    /// Step metadata, kernel parameters and scratch memory of threads.
+    pub other: u64,
+}
+
+/// Why a device could not be loaded or could not step.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The inputs of a step are out of range.
+    #[error(transparent)]
+    Inputs(#[from] InputError),
+    /// The artifact cannot be executed by this device, or was damaged while in use.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Memory could not be reserved.
+    #[error("cannot reserve {bytes} bytes for {what}: {source}; choose a shorter context or a smaller model")]
+    Memory {
+        /// What for.
+        what: &'static str,
+        /// How much.
+        bytes: u64,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start thread {thread}: {source}; ask for fewer threads")]
+    Thread {
+        /// Which, from 0.
+        thread: usize,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A kernel failed while executing a step.
+    #[error("kernel {kernel} failed at {label:?}: {message}; this is a bug of the kernel")]
+    Kernel {
+        /// The kernel.
+        kernel: String,
+        /// The launch's label.
+        label: String,
+        /// Its panic message.
+        message: String,
+    },
+    /// An option cannot be met.
+    #[error("{option}: {message}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What it must be.
+        message: String,
+    },
+}
+
+/// Which device is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// Whatever the artifact's target names.
+    #[default]
+    Auto,
+    /// Native kernels on the processor.
+    Cpu,
+    /// A GPU through the CUDA driver.
+    Cuda,
+    /// The PTX simulator.
+    Sim,
+}
+
+impl DeviceChoice {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceChoice::Auto => "auto",
+            DeviceChoice::Cpu => "cpu",
+            DeviceChoice::Cuda => "cuda",
+            DeviceChoice::Sim => "sim",
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = SelectError;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, SelectError> {
+        [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda, DeviceChoice::Sim]
+            .into_iter()
+            .find(|d| d.name() == text)
+            .ok_or_else(|| SelectError::UnknownDevice(text.into()))
+    }
+}
+
+/// Why no device can execute an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// A word that names no device.
+    #[error("unknown device {0:?}; the devices are auto, cpu, cuda and sim")]
+    UnknownDevice(String),
+    /// The artifact has programs for other devices only.
+    #[error("device {device}: this artifact has programs for target {target} only{note}")]
+    NoProgram {
+        /// The device asked for.
+        device: DeviceChoice,
+        /// The artifact's target.
+        target: String,
+        /// What else to know, preceded by a semicolon, or empty.
+        note: String,
+    },
+}
+
+/// The device that executes an artifact: the one asked for, if the artifact has programs for it.
+///
+/// # Errors
+/// Names the artifact's target.
+pub fn select(choice: DeviceChoice, target: &str) -> Result<DeviceChoice, SelectError> {
+    let device = match (choice, target) {
+        (DeviceChoice::Auto | DeviceChoice::Cpu, "cpu") => return Ok(DeviceChoice::Cpu),
+        (device, _) => device,
+    };
+    let note = match device {
+        DeviceChoice::Auto => "; this build executes target cpu".into(),
+        DeviceChoice::Cuda => format!("; CUDA here: {}", cuda::probe()),
+        DeviceChoice::Cpu | DeviceChoice::Sim => String::new(),
+    };
+    Err(SelectError::NoProgram { device, target: target.into(), note })
+}
+
+/// How a device is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// KV pages to reserve, at least 1.
+    pub pages: u64,
+    /// Threads of the processor; `None` takes one for each core this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` takes the fastest.
+    pub isa: Option<Isa>,
+}
+
+/// Why a device could not be chosen or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// None fits the artifact.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// It could not be loaded.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Chooses and loads a device.
+///
+/// # Errors
+/// If none fits the artifact, or memory or threads are lacking.
+pub fn load(choice: DeviceChoice, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Device>, LoadError> {
+    select(choice, &artifact.manifest().target)?;
+    Ok(Box::new(cpu::CpuDevice::load(artifact, options)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_selected_by_target() {
+        assert_eq!(select(DeviceChoice::Auto, "cpu"), Ok(DeviceChoice::Cpu));
+        assert_eq!(select(DeviceChoice::Cpu, "cpu"), Ok(DeviceChoice::Cpu));
+        for (choice, target) in [
+            (DeviceChoice::Auto, "sm_90"),
+            (DeviceChoice::Cpu, "sm_90"),
+            (DeviceChoice::Cuda, "cpu"),
+            (DeviceChoice::Sim, "cpu"),
+        ] {
+            let text = select(choice, target).unwrap_err().to_string();
+            assert!(text.contains(target) && text.contains(choice.name()) && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn device_names_are_read() {
+        assert_eq!("sim".parse(), Ok(DeviceChoice::Sim));
+        assert_eq!("gpu".parse::<DeviceChoice>(), Err(SelectError::UnknownDevice("gpu".into())));
+    }
+}
