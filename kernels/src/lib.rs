@@ -1,4 +1,6 @@
 //! The kernels: their parameter ABI, their native implementations and the catalog that describes them.
 
+#[rustfmt::skip] // generated
 pub mod abi;
+pub mod catalog;
 pub mod cpu;

@@ -1,5 +1,12 @@
 //! The runtime: loads an artifact and generates tokens with it. It knows neither the compiler nor the models.
 
 pub mod artifact;
+pub mod cache;
+pub mod device;
+pub mod engine;
+pub mod kv;
+pub mod memory;
 pub mod sample;
+#[cfg(test)]
+mod testing;
 pub mod text;

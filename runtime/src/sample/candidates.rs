@@ -141,11 +141,7 @@ mod tests {
         let mut all: Vec<Candidate> = scores
             .iter()
             .enumerate()
-            .map(|(id, &score)| Candidate {
-                id: id as u32,
-                score,
-                weight: weight(score, largest, params.temperature),
-            })
+            .map(|(id, &score)| Candidate { id: id as u32, score, weight: weight(score, largest, params.temperature) })
             .collect();
         all.sort_by(by_falling_score);
         if params.top_k > 0 {

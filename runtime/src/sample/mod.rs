@@ -137,7 +137,7 @@ fn penalised<'a>(
 }
 
 /// The largest logit and its (lowest) token; checks the row on the way.
-pub(self) fn largest_logit(logits: &[f32]) -> Result<(u32, f32), SampleError> {
+fn largest_logit(logits: &[f32]) -> Result<(u32, f32), SampleError> {
     let mut best = (0, *logits.first().ok_or(SampleError::Empty)?);
     for (id, &value) in logits.iter().enumerate() {
         if value.is_nan() || value == f32::INFINITY {

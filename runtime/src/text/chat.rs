@@ -5,6 +5,8 @@
 //! settings of Hugging Face's `apply_chat_template`, on whose exact output models depend. Templates differ in whether they
 //! read message content as a string or as a list of parts; that is probed once, so that callers may pass either.
 
+mod dialect;
+
 use std::io;
 use std::time::SystemTime;
 
@@ -123,7 +125,7 @@ impl ChatTemplate {
     ) -> Result<Self, ChatError> {
         let mut environment = environment();
         environment
-            .add_template_owned(TEMPLATE_NAME, without_generation_tags(source))
+            .add_template_owned(TEMPLATE_NAME, dialect::translate(source))
             .map_err(|e| ChatError::Syntax { line: e.line().unwrap_or(1), detail: describe(&e) })?;
         let special_tokens = special_tokens.into_iter().map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
         let mut template = Self { environment, special_tokens, content: ContentForm::Any };
@@ -157,7 +159,8 @@ impl ChatTemplate {
             variables.push(("documents".to_owned(), Jinja::from(())));
         }
         variables.push(("add_generation_prompt".to_owned(), Jinja::from(request.add_generation_prompt)));
-        variables.push(("strftime_now".to_owned(), Jinja::from_function(move |pattern: &str| strftime_at(now, pattern))));
+        variables
+            .push(("strftime_now".to_owned(), Jinja::from_function(move |pattern: &str| strftime_at(now, pattern))));
 
         let mut output = LimitedOutput::default();
         let template = self.environment.get_template(TEMPLATE_NAME).map_err(|e| classify(&e))?;
@@ -232,6 +235,8 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", pyjson::tojson);
+    // The engine lets none pass as an empty list; templates ask `tools is iterable and tools | length > 0`.
+    environment.add_test("iterable", |value: &Jinja| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message)))
     });
@@ -273,26 +278,6 @@ fn describe(error: &Error) -> String {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     }
-}
-
-/// Turns `{% generation %}` blocks, which mark the assistant's text for training, into blocks that do nothing.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open + 2);
-        let Some(close) = tag.find("%}") else { break };
-        out.push_str(before);
-        let inner = &tag[..close];
-        let replacement = match inner.trim_matches(['-', '+']).trim() {
-            "generation" => inner.replace("generation", "if true"),
-            "endgeneration" => inner.replace("endgeneration", "endif"),
-            _ => inner.to_owned(),
-        };
-        out.push_str(&replacement);
-        rest = &tag[close..];
-    }
-    out + rest
 }
 
 fn jinja_list(field: &str, values: &[Value]) -> Result<Jinja, ChatError> {

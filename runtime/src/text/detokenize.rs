@@ -284,7 +284,8 @@ mod tests {
 
     fn every_plan() -> Vec<Tokenizer> {
         let replace = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
-        let metaspace = |scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
+        let metaspace =
+            |scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
         let (fallback, fuse) = (json!({"type": "ByteFallback"}), json!({"type": "Fuse"}));
         let strip = |start| json!({"type": "Strip", "content": " ", "start": start, "stop": 0});
         let sequence = |steps: &[&Value]| json!({"type": "Sequence", "decoders": steps});

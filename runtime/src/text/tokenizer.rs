@@ -1,7 +1,7 @@
 //! The tokenizer of a model: `tokenizer.json` in, ids and text out.
 //!
 //! A thin layer over the `tokenizers` crate that adds what serving needs: errors that name the file, ids outside the
-//! vocabulary as errors (the crate drops them silently), a loader with a fraction of the memory (see `load`), and
+//! vocabulary as errors (the crate drops them silently), a leaner loader that survives malformed files (see `load`), and
 //! exact streamed decoding ([`DecodeStream`]). Truncation and padding settings of the file are ignored, as
 //! Hugging Face does unless a call asks for them: they are meant for training batches.
 

@@ -1,8 +1,8 @@
 //! Activations as the register tiles read them.
 //!
 //! A tile of `T` tokens walks the columns with one pointer: scratch memory holds, group after group, `T` records side by
-//! side. A row is copied once a launch and token block and serves all panels, and columns and tokens that a tile has beyond
-//! the matrix are zero records, so that the tiles know no remainders.
+//! side. A row is copied once a call and token block and serves all its panels; columns and tokens that a tile has beyond
+//! the matrix are zeros, so that the tiles know few remainders.
 
 use ir::quant::activations::{SUM_COLUMNS, row_bytes};
 

@@ -1,12 +1,12 @@
 //! Matrix product of activations with packed weights: `out[t, n] = Σ_k x[t, k] · w[n, k] (+ bias[n])`.
 //!
-//! The parameters are [`MatmulParams`]. Weights are packed (`rows16` of `ir::quant`) in any of its formats, activations f32 or,
-//! for the quantised formats, q8x32. One template is compiled for each pair and instruction set; it sums every output
-//! element over `k` upwards in a lane of its own, so the bits depend neither on the number of tokens, nor on the split of the
-//! grid, nor on the instruction set.
+//! The parameters are [`MatmulParams`]. Weights are packed (`rows16` of `ir::quant`) in any of its formats, activations
+//! f32 or, for the quantised formats, q8x32. One template is compiled for each pair and instruction set; it sums every
+//! output element over `k` upwards in a lane of its own, so the bits depend neither on the number of tokens, nor on the
+//! split of the grid, nor on the instruction set.
 //!
 //! The grid cuts the weights into blocks of [`BLOCK_PANELS`] panels and the tokens into blocks that fit the second cache;
-//! neighbouring blocks share their tokens, so a thread should get runs of them.
+//! neighbouring blocks share their tokens and stage them once a call, so a thread should get runs of blocks.
 
 mod activations;
 #[cfg(test)]
@@ -33,11 +33,11 @@ use crate::abi::MatmulParams;
 /// Panels of 16 rows in a block of the grid.
 pub const BLOCK_PANELS: usize = 4;
 
-/// The tile sizes in tokens, those that an instruction set has registers for.
-const TILES: [usize; 4] = [1, 4, 8, 16];
+/// Tokens of the greatest register tile of any instruction set.
+const GREATEST_TILE: usize = 16;
 
-/// The kernel for weights of type `weights` and activations of type `activations`, over [`MatmulParams`]; `None` if there is no
-/// such kernel or this machine lacks the instruction set.
+/// The kernel for weights of type `weights` and activations of type `activations`, over [`MatmulParams`]; `None` if there
+/// is no such kernel or this machine lacks the instruction set.
 pub fn select(weights: DType, activations: DType, isa: Isa) -> Option<CpuKernel> {
     match activations {
         DType::F32 => weights::with_format!(weights, W => simd::select::<Matmul<FloatProduct<W>>>(isa)),
@@ -57,8 +57,8 @@ pub fn scratch_bytes(activations: DType, tokens: usize, cols: usize) -> usize {
         DType::F32 => size_of::<activations::Numbers>(),
         _ => size_of::<activations::Integers>(),
     };
-    let greatest = TILES[TILES.len() - 1];
-    let tokens = tokens.min(block_tokens(activations)).next_multiple_of(greatest);
+    // The last tile of a token block may be staged wider than there are tokens.
+    let tokens = tokens.min(block_tokens(activations)) + GREATEST_TILE - 1;
     tokens * cols.div_ceil(GROUP) * record
 }
 
@@ -102,15 +102,16 @@ struct Launch<'a, K: Product> {
     panel_bytes: usize,
     /// The activations of one token block: tile after tile, in a tile group after group.
     staged: *mut K::Activation,
+    /// How many there is room for.
+    capacity: usize,
 }
 
 impl<K: Product> Launch<'_, K> {
     fn new<'a>(params: &'a MatmulParams, scratch: &mut [u8]) -> Launch<'a, K> {
         let cols = params.cols as usize;
-        let tokens = K::TOKENS.min(params.tokens as usize);
-        debug_assert!(scratch.len() >= tokens * cols.div_ceil(GROUP) * size_of::<K::Activation>());
         let panel_bytes = K::Weights::panel_bytes(cols);
-        Launch { params, cols, panel_bytes, staged: scratch.as_mut_ptr().cast() }
+        let capacity = scratch.len() / size_of::<K::Activation>();
+        Launch { params, cols, panel_bytes, staged: scratch.as_mut_ptr().cast(), capacity }
     }
 
     /// The tokens of a token block.
@@ -128,17 +129,19 @@ impl<K: Product> Launch<'_, K> {
     #[inline(always)]
     unsafe fn stage<S: Simd>(&self, tokens: Range<usize>) {
         let row_bytes = K::row_bytes(self.cols);
+        let groups = self.cols.div_ceil(GROUP);
         let x = self.params.x.cast::<u8>();
-        for first in (0..tokens.len()).step_by(S::MAX_TILE) {
-            let count = S::MAX_TILE.min(tokens.len() - first);
-            let tile = tile_for(count);
+        for first in (0..tokens.len()).step_by(greatest_tile::<S>()) {
+            let count = greatest_tile::<S>().min(tokens.len() - first);
+            let tile = tile_for::<S>(count);
             let to = self.records(first);
+            debug_assert!((first + tile) * groups <= self.capacity, "scratch memory is too short");
             // SAFETY: scratch holds all tiles of a token block, x all tokens; zero bytes are a valid record.
             unsafe {
                 for t in 0..count {
                     K::stage::<S>(x.add((tokens.start + first + t) * row_bytes), self.cols, to.add(t), tile);
                 }
-                for group in 0..if count < tile { self.cols.div_ceil(GROUP) } else { 0 } {
+                for group in 0..if count < tile { groups } else { 0 } {
                     to.add(group * tile + count).write_bytes(0, tile - count);
                 }
             }
@@ -150,30 +153,31 @@ impl<K: Product> Launch<'_, K> {
     unsafe fn block<S: Simd>(&self, tokens: Range<usize>, row_block: usize) {
         let panels = (self.params.rows as usize).div_ceil(LANES);
         let panels = row_block * BLOCK_PANELS..panels.min((row_block + 1) * BLOCK_PANELS);
-        for first in (0..tokens.len()).step_by(S::MAX_TILE) {
-            let count = S::MAX_TILE.min(tokens.len() - first);
+        for first in (0..tokens.len()).step_by(greatest_tile::<S>()) {
+            let count = greatest_tile::<S>().min(tokens.len() - first);
             let token = tokens.start + first..tokens.start + first + count;
             let x = self.records(first);
             // SAFETY: the panels exist, x is staged for a tile of this size.
             unsafe {
-                match tile_for(count) {
+                match tile_for::<S>(count) {
                     1 => self.single::<S>(panels.clone(), x, token),
-                    4 => self.tiles::<S, 4, 1>(panels.clone(), x, token),
-                    8 if S::MAX_TILE >= 8 => self.tiles::<S, 8, 1>(panels.clone(), x, token),
-                    _ if S::MAX_TILE >= 16 => self.tiles::<S, 16, 1>(panels.clone(), x, token),
-                    _ => unreachable!("no tile is greater than the instruction set's greatest"),
+                    4 if greatest_tile::<S>() >= 4 => self.tiles::<S, 4, 1>(panels.clone(), x, token),
+                    6 if greatest_tile::<S>() == 6 => self.tiles::<S, 6, 1>(panels.clone(), x, token),
+                    8 if greatest_tile::<S>() == 16 => self.tiles::<S, 8, 1>(panels.clone(), x, token),
+                    16 if greatest_tile::<S>() == 16 => self.tiles::<S, 16, 1>(panels.clone(), x, token),
+                    tile => unreachable!("no instruction set has a tile of {tile} tokens"),
                 }
             }
         }
     }
 
-    /// One token: several panels at a time while there are as many.
+    /// One token: all panels of a block at a time, where the product gains by that.
     #[inline(always)]
     unsafe fn single<S: Simd>(&self, panels: Range<usize>, x: *const K::Activation, token: Range<usize>) {
         const { assert!(K::PANELS == 1 || K::PANELS == BLOCK_PANELS) };
         // SAFETY: passed on.
         unsafe {
-            if K::PANELS > 1 && panels.len() == BLOCK_PANELS {
+            if greatest_tile::<S>() > 1 && K::PANELS > 1 && panels.len() == BLOCK_PANELS {
                 self.tiles::<S, 1, BLOCK_PANELS>(panels, x, token);
             } else {
                 self.tiles::<S, 1, 1>(panels, x, token);
@@ -237,6 +241,18 @@ impl<K: Product> Launch<'_, K> {
 
 /// The smallest tile of at least `count` tokens.
 #[inline(always)]
-fn tile_for(count: usize) -> usize {
-    TILES.into_iter().find(|&tile| tile >= count).unwrap_or(TILES[TILES.len() - 1])
+fn tile_for<S: Simd>(count: usize) -> usize {
+    let mut tile = greatest_tile::<S>();
+    for &smaller in S::TILES.iter().rev() {
+        if smaller >= count {
+            tile = smaller;
+        }
+    }
+    tile
+}
+
+/// Tokens of the greatest tile.
+#[inline(always)]
+const fn greatest_tile<S: Simd>() -> usize {
+    const { S::TILES[S::TILES.len() - 1] }
 }

@@ -9,16 +9,8 @@ use super::testing::{Matrix, Random, launch};
 use super::*;
 
 /// The formats that have a kernel for 8-bit activations.
-const QUANTISED: [DType; 8] = [
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-];
+const QUANTISED: [DType; 8] =
+    [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K];
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -57,7 +49,13 @@ impl Activations {
 }
 
 /// The output, computed in the ranges that `split` makes of the grid.
-fn run(isa: Isa, w: &Matrix, x: &Activations, bias: Option<&[f32]>, split: impl Fn(usize) -> Vec<Range<usize>>) -> Vec<f32> {
+fn run(
+    isa: Isa,
+    w: &Matrix,
+    x: &Activations,
+    bias: Option<&[f32]>,
+    split: impl Fn(usize) -> Vec<Range<usize>>,
+) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.tokens * w.rows];
     let params = MatmulParams {
         x: x.bytes.as_ptr().cast(),
@@ -118,7 +116,8 @@ proptest! {
 
     #[test]
     fn products_are_right_and_every_instruction_set_and_split_gives_the_same_bits(
-        (w, x, cols) in variant(), rows in 1usize..150, tokens in 0usize..21, has_bias in prop::bool::ANY, seed in any::<u64>(),
+        (w, x, cols) in variant(), rows in 1usize..150, tokens in 0usize..21, has_bias in prop::bool::ANY,
+        seed in any::<u64>(),
     ) {
         let w = Matrix::random(w, rows, cols, seed);
         let x = Activations::random(x, tokens, cols, seed ^ 1);

@@ -4,8 +4,9 @@
 //! vector width shows in its bits:
 //!
 //! * f32 activations: `acc = fma(w[k], x[k], acc)`, one column after the other.
-//! * 8-bit activations: per group of 32 (for Q6_K per half group), `acc = fma(f32(Σ (q_w - zero) · q_x), step · d_x, acc)`, with
-//!   the integer sum exact; affine formats follow with `acc = fma(offset, Σx, acc)`.
+//! * 8-bit activations: per group of 32 (for Q6_K per half group),
+//!   `acc = fma(f32(Σ (q_w - zero) · q_x), step · d_x, acc)`, with the integer sum exact; affine formats follow with
+//!   `acc = fma(offset, Σx, acc)`, where `Σx` is the sum of the group's two partial sums.
 
 use std::marker::PhantomData;
 
@@ -84,17 +85,16 @@ impl<W: Columns> Product for FloatProduct<W> {
                 let group = at * CHUNK / GROUP;
                 let x = x.add(group * T);
                 let mut groups = [W::group::<S>(first, group); P];
-                for p in 1..P {
-                    groups[p] = W::group::<S>(panel(p), group);
+                for (p, panel_group) in groups.iter_mut().enumerate().skip(1) {
+                    *panel_group = W::group::<S>(panel(p), group);
                 }
                 let end = (chunks - at).min(CHUNKS);
                 for chunk in 0..end {
                     let x = x.cast::<f32>().add(chunk * CHUNK);
-                    for p in 0..P {
-                        let columns = W::chunk::<S>(&groups[p], chunk);
-                        for i in 0..CHUNK {
-                            for t in 0..T {
-                                acc[p][t] = S::fma(columns[i], S::splat(*x.add(t * GROUP + i)), acc[p][t]);
+                    for (group, acc) in groups.iter().zip(&mut acc) {
+                        for (i, &column) in W::chunk::<S>(group, chunk).iter().enumerate() {
+                            for (t, acc) in acc.iter_mut().enumerate() {
+                                *acc = S::fma(column, S::splat(*x.add(t * GROUP + i)), *acc);
                             }
                         }
                     }
@@ -103,10 +103,10 @@ impl<W: Columns> Product for FloatProduct<W> {
             }
             for k in chunks * CHUNK..first.cols {
                 let x = x.add(k / GROUP * T).cast::<f32>().add(k % GROUP);
-                for p in 0..P {
+                for (p, acc) in acc.iter_mut().enumerate() {
                     let column = W::column::<S>(panel(p), k);
-                    for t in 0..T {
-                        acc[p][t] = S::fma(column, S::splat(*x.add(t * GROUP)), acc[p][t]);
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = S::fma(column, S::splat(*x.add(t * GROUP)), *acc);
                     }
                 }
             }
@@ -119,16 +119,17 @@ impl<W: Columns> Product for FloatProduct<W> {
 pub(crate) struct IntegerProduct<W>(PhantomData<W>);
 
 impl<P: Planes, C: Scales, const ZERO: i32> IntegerProduct<Quantised<P, C, ZERO>> {
-    /// `start + Σ q_w · q_x` over `N` chunks.
+    /// `start + Σ q_w · q_x`.
     #[inline(always)]
-    unsafe fn dot<S: Simd, const N: usize>(start: i32, codes: &[S::I], x: &[i32]) -> S::I {
-        // SAFETY: 6-bit planes stay below 64, others are wide.
+    unsafe fn dot<S: Simd>(start: i32, codes: &[S::I], x: &[i32]) -> S::F {
+        // SAFETY: the planes hold as many bits as they say.
         unsafe {
-            let mut sum = S::splat_i32(start);
-            for c in 0..N {
-                sum = if P::WIDE { S::dot_wide(sum, codes[c], x[c]) } else { S::dot(sum, codes[c], x[c]) };
-            }
-            sum
+            S::to_f32(match P::BITS {
+                4 => S::dot::<4>(start, codes, x),
+                5 => S::dot::<5>(start, codes, x),
+                6 => S::dot::<6>(start, codes, x),
+                _ => S::dot::<8>(start, codes, x),
+            })
         }
     }
 
@@ -139,13 +140,13 @@ impl<P: Planes, C: Scales, const ZERO: i32> IntegerProduct<Quantised<P, C, ZERO>
         unsafe {
             let d = S::splat(x.d);
             if C::HALVES {
-                let first = S::to_f32(Self::dot::<S, { CHUNKS / 2 }>(x.start[0], &codes[..CHUNKS / 2], &x.q));
-                let second =
-                    S::to_f32(Self::dot::<S, { CHUNKS / 2 }>(x.start[1], &codes[CHUNKS / 2..], &x.q[CHUNKS / 2..]));
+                let (first, second) = codes.split_at(CHUNKS / 2);
+                let first = Self::dot::<S>(x.start[0], first, &x.q[..CHUNKS / 2]);
+                let second = Self::dot::<S>(x.start[1], second, &x.q[CHUNKS / 2..]);
                 let acc = S::fma(first, S::mul(steps.step[0], d), acc);
                 return S::fma(second, S::mul(steps.step[1], d), acc);
             }
-            let sum = S::to_f32(Self::dot::<S, CHUNKS>(x.start[0], codes, &x.q));
+            let sum = Self::dot::<S>(x.start[0], codes, &x.q);
             let acc = S::fma(sum, S::mul(steps.step[0], d), acc);
             if C::AFFINE { S::fma(steps.offset, S::splat(x.sum), acc) } else { acc }
         }
@@ -166,7 +167,7 @@ impl<P: Planes, C: Scales, const ZERO: i32> Product for IntegerProduct<Quantised
 
     #[inline(always)]
     unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Integers, stride: usize) {
-        let zero = if P::WIDE { ZERO - S::WIDE_SHIFT } else { ZERO };
+        let zero = if P::BITS == 8 { ZERO - S::WIDE_SHIFT } else { ZERO };
         // SAFETY: passed on.
         unsafe { stage_integers(row, cols / GROUP, (zero, C::HALVES), to, stride) }
     }

@@ -126,8 +126,8 @@ pub(crate) const PREFETCH: usize = 2048;
 pub(crate) trait Planes {
     /// Bytes of a group.
     const BYTES: usize;
-    /// Whether integers may exceed 6 bits.
-    const WIDE: bool = false;
+    /// Bits of an integer.
+    const BITS: u32;
     /// The integers of chunk `chunk` (of 0..8), unsigned; byte `4r + i` is row `r`, column `4·chunk + i`.
     unsafe fn chunk<S: Simd>(planes: *const u8, chunk: usize) -> S::I;
 }
@@ -152,6 +152,7 @@ unsafe fn field<S: Simd>(from: *const u8, bits: usize, mask: u8) -> S::I {
 }
 
 impl Planes for U4 {
+    const BITS: u32 = 4;
     const BYTES: usize = 256;
 
     #[inline(always)]
@@ -162,6 +163,7 @@ impl Planes for U4 {
 }
 
 impl Planes for U4U1 {
+    const BITS: u32 = 5;
     const BYTES: usize = 256 + 64;
 
     #[inline(always)]
@@ -175,6 +177,7 @@ impl Planes for U4U1 {
 }
 
 impl Planes for U4U2 {
+    const BITS: u32 = 6;
     const BYTES: usize = 256 + 128;
 
     #[inline(always)]
@@ -188,8 +191,8 @@ impl Planes for U4U2 {
 }
 
 impl Planes for U8 {
+    const BITS: u32 = 8;
     const BYTES: usize = 512;
-    const WIDE: bool = true;
 
     #[inline(always)]
     unsafe fn chunk<S: Simd>(planes: *const u8, chunk: usize) -> S::I {

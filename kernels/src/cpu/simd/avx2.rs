@@ -31,15 +31,25 @@ impl Avx2 {
         fn widen_i8(from: *const i8) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))
         }
-        /// The products of 4 bytes each sum to at most 4 · 63 · 127, so the 16-bit pairs cannot saturate.
-        fn dot_half(acc: __m256i, u: __m256i, x: __m256i) -> __m256i {
-            _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), _mm256_set1_epi16(1)))
-        }
-        /// `u` becomes signed; its sign moves to `x`, so that a pair is at most 2 · 128 · 127 and cannot saturate.
-        fn dot_wide_half(acc: __m256i, u: __m256i, x: __m256i) -> __m256i {
-            let signed = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+        /// Adds the pairs of 16-bit numbers to the lanes they stand in.
+        fn widen_pairs(acc: __m256i, pairs: __m256i) -> __m256i {
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        /// `(u[2i] - 128) · x[2i] + (u[2i + 1] - 128) · x[2i + 1]`: the sign of the first factor moves to the second.
+        fn signed_pairs(u: __m256i, x: __m256i) -> __m256i {
+            let signed = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+            _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
+        }
+    }
+
+    /// Chunks whose 16-bit sums of two products each cannot saturate when added: `2 · 127 · (2^BITS - 1)` a chunk, of
+    /// 32767. (The signed 8-bit products come to `2 · 127 · 128`.)
+    const fn chunks_without_saturation(bits: u32) -> usize {
+        match bits {
+            ..=4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
         }
     }
 }
@@ -48,7 +58,7 @@ impl Simd for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
 
-    const MAX_TILE: usize = 4;
+    const TILES: &'static [usize] = &[1, 4, 6];
     const WIDE_SHIFT: i32 = 128;
 
     intrinsics! {
@@ -111,14 +121,28 @@ impl Simd for Avx2 {
             let bits = _mm_cvtsi32_si128(bits as i32);
             [_mm256_sll_epi32(a[0], bits), _mm256_sll_epi32(a[1], bits)]
         }
-        fn dot(acc: [__m256i; 2], u: [__m256i; 2], x: i32) -> [__m256i; 2] {
-            let x = _mm256_set1_epi32(x);
-            [Avx2::dot_half(acc[0], u[0], x), Avx2::dot_half(acc[1], u[1], x)]
-        }
-        fn dot_wide(acc: [__m256i; 2], u: [__m256i; 2], x: i32) -> [__m256i; 2] {
-            let x = _mm256_set1_epi32(x);
-            [Avx2::dot_wide_half(acc[0], u[0], x), Avx2::dot_wide_half(acc[1], u[1], x)]
-        }
         fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const BITS: u32>(start: i32, u: &[[__m256i; 2]], x: &[i32]) -> [__m256i; 2] {
+        let run = const { Self::chunks_without_saturation(BITS) };
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut sum = [_mm256_set1_epi32(start); 2];
+            for (u, x) in u.chunks(run).zip(x.chunks(run)) {
+                let mut pairs = [_mm256_setzero_si256(); 2];
+                for (u, &x) in u.iter().zip(x) {
+                    let x = _mm256_set1_epi32(x);
+                    for half in 0..2 {
+                        let products =
+                            if BITS == 8 { Avx2::signed_pairs(u[half], x) } else { _mm256_maddubs_epi16(u[half], x) };
+                        pairs[half] = _mm256_add_epi16(pairs[half], products);
+                    }
+                }
+                sum = [Avx2::widen_pairs(sum[0], pairs[0]), Avx2::widen_pairs(sum[1], pairs[1])];
+            }
+            sum
+        }
     }
 }

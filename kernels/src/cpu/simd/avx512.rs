@@ -24,7 +24,7 @@ impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
 
-    const MAX_TILE: usize = 16;
+    const TILES: &'static [usize] = &[1, 4, 8, 16];
     const WIDE_SHIFT: i32 = 0;
 
     intrinsics! {
@@ -59,8 +59,18 @@ impl Simd for Avx512 {
         fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
         fn shr(a: __m512i, bits: u32) -> __m512i { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
         fn shl(a: __m512i, bits: u32) -> __m512i { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits as i32)) }
-        fn dot(acc: __m512i, u: __m512i, x: i32) -> __m512i { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(x)) }
-        fn dot_wide(acc: __m512i, u: __m512i, x: i32) -> __m512i { _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(x)) }
         fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const BITS: u32>(start: i32, u: &[__m512i], x: &[i32]) -> __m512i {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let mut sum = _mm512_set1_epi32(start);
+            for (&u, &x) in u.iter().zip(x) {
+                sum = _mm512_dpbusd_epi32(sum, u, _mm512_set1_epi32(x));
+            }
+            sum
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! Vectors of 16 lanes, one implementation an instruction set, and the launch of a kernel body on each.
 //!
 //! A kernel is written once, as a [`Body`] generic over [`Simd`], and compiled once an instruction set inside a function
-//! that enables the set's features. Everything between that function and the intrinsics must be `#[inline(always)]`, or the
-//! intrinsics become calls. Every operation here is exact or rounded once, as IEEE 754 says, on every set: equal bodies
-//! give equal bits.
+//! that enables the set's features. Everything between that function and the intrinsics must be `#[inline(always)]` (no
+//! closures), or the intrinsics become calls. Every operation here is exact or rounded once, as IEEE 754 says, on every
+//! set: equal bodies give equal bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,10 +31,11 @@ pub(crate) trait Simd: Copy {
     /// 16 × i32, also seen as 64 × u8: byte `4r + i` is byte `i` of lane `r`.
     type I: Copy;
 
-    /// Most tokens of one register tile: as many accumulators as the registers hold beside the weights. 4 or 16.
-    const MAX_TILE: usize;
+    /// Sizes of register tiles in tokens, ascending from 1; the last has as many accumulators as the registers hold beside
+    /// weights. Among 1, 4, 6, 8 and 16.
+    const TILES: &'static [usize];
 
-    /// [`Simd::dot_wide`] takes the products of `u - WIDE_SHIFT`.
+    /// Of 8-bit `u`, [`Simd::dot`] takes the products of `u - WIDE_SHIFT`.
     const WIDE_SHIFT: i32;
 
     /// All lanes 0.
@@ -84,10 +85,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn shr(a: Self::I, bits: u32) -> Self::I;
     /// Each lane shifted left by `bits` of 0..32.
     unsafe fn shl(a: Self::I, bits: u32) -> Self::I;
-    /// `acc[r] + Σ u[4r + i] · x[i]` over the 4 bytes of `x`, each of -127..=127; `u` of 0..64.
-    unsafe fn dot(acc: Self::I, u: Self::I, x: i32) -> Self::I;
-    /// `acc[r] + Σ (u[4r + i] - WIDE_SHIFT) · x[i]`, for `u` of 0..256.
-    unsafe fn dot_wide(acc: Self::I, u: Self::I, x: i32) -> Self::I;
+    /// `start + Σ u[c][4r + i] · x[c][i]` for each lane `r`, over the at most 8 chunks `c` and their 4 columns `i`; `u` are
+    /// of `BITS` bits (4, 5, 6 or 8), `x` 4 bytes of -127..=127 each. Exact.
+    unsafe fn dot<const BITS: u32>(start: i32, u: &[Self::I], x: &[i32]) -> Self::I;
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(address: *const u8);
 }

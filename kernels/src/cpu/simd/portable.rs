@@ -1,5 +1,5 @@
-//! Plain Rust over arrays of 16, for any architecture: the definition the intrinsics are tested against, and fast where the
-//! compiler vectorises it and a fused multiply-add is an instruction (aarch64).
+//! Plain Rust over arrays of 16, for any architecture: the definition the intrinsics are tested against, and fast where
+//! the compiler vectorises it and a fused multiply-add is an instruction (aarch64).
 
 use std::array::from_fn;
 use std::ffi::c_void;
@@ -26,7 +26,9 @@ impl Simd for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
 
-    const MAX_TILE: usize = 4;
+    // Where a multiply-add is a call, sharing weights gains nothing and costs code.
+    const TILES: &'static [usize] =
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { &[1, 4] } else { &[1] };
     const WIDE_SHIFT: i32 = 128;
 
     intrinsics! {
@@ -40,7 +42,9 @@ impl Simd for Portable {
         }
         fn load_u8(from: *const u8) -> [f32; LANES] { from.cast::<[u8; LANES]>().read().map(f32::from) }
         fn load_i8(from: *const i8) -> [f32; LANES] { from.cast::<[i8; LANES]>().read().map(f32::from) }
-        fn load_bytes(from: *const u8) -> [i32; LANES] { from.cast::<[[u8; 4]; LANES]>().read().map(i32::from_le_bytes) }
+        fn load_bytes(from: *const u8) -> [i32; LANES] {
+            from.cast::<[[u8; 4]; LANES]>().read().map(i32::from_le_bytes)
+        }
         fn store_i8(to: *mut i8, a: [i32; LANES]) { to.cast::<[i8; LANES]>().write(a.map(|q| q as i8)) }
     }
 
@@ -69,7 +73,9 @@ impl Simd for Portable {
         from_fn(|r| a[r] * b[r])
     }
 
-    #[inline(always)]
+    // Calls on x86-64, where this is the reference alone: inlining these into every kernel would double the crate's code.
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn fma(a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
         from_fn(|r| a[r].mul_add(b[r], c[r]))
     }
@@ -119,26 +125,21 @@ impl Simd for Portable {
         a.map(|x| x << bits)
     }
 
-    #[inline(always)]
-    unsafe fn dot(acc: [i32; LANES], u: [i32; LANES], x: i32) -> [i32; LANES] {
-        dot_shifted(acc, u, x, 0)
-    }
-
-    #[inline(always)]
-    unsafe fn dot_wide(acc: [i32; LANES], u: [i32; LANES], x: i32) -> [i32; LANES] {
-        dot_shifted(acc, u, x, Self::WIDE_SHIFT)
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    unsafe fn dot<const BITS: u32>(start: i32, u: &[[i32; LANES]], x: &[i32]) -> [i32; LANES] {
+        let shift = if BITS == 8 { Self::WIDE_SHIFT } else { 0 };
+        let mut sums = [start; LANES];
+        for (u, x) in u.iter().zip(x) {
+            let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+            for (sum, u) in sums.iter_mut().zip(u) {
+                let u = u.to_le_bytes().map(|u| i32::from(u) - shift);
+                *sum += u[0] * x[0] + u[1] * x[1] + u[2] * x[2] + u[3] * x[3];
+            }
+        }
+        sums
     }
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
-}
-
-/// `acc[r] + Σ (u[4r + i] - shift) · x[i]`.
-#[inline(always)]
-fn dot_shifted(acc: [i32; LANES], u: [i32; LANES], x: i32, shift: i32) -> [i32; LANES] {
-    let x = x.to_le_bytes().map(|q| i32::from(q as i8));
-    from_fn(|r| {
-        let u = u[r].to_le_bytes().map(|q| i32::from(q) - shift);
-        acc[r] + u[0] * x[0] + u[1] * x[1] + u[2] * x[2] + u[3] * x[3]
-    })
 }

@@ -81,20 +81,33 @@ fn idioms_of_published_templates() {
         ("{{ messages[2].content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].strip('\\n') }}", "hm"),
         ("{{ messages[1].content.strip() }}|{{ messages[1].content | trim }}", "Hi there|Hi there"),
         ("{{ messages[0].content.startswith('Be') and messages[0].content.endswith('.') }}", "True"),
-        ("{% for m in messages %}{{ loop.previtem.role if loop.previtem is defined else '-' }},{% endfor %}", "-,system,user,"),
+        (
+            "{% for m in messages %}{{ loop.previtem.role if loop.previtem is defined else '-' }},{% endfor %}",
+            "-,system,user,",
+        ),
         ("{% for m in messages %}{{ loop.nextitem.role if not loop.last else '-' }},{% endfor %}", "user,assistant,-,"),
         ("{{ tools is defined }} {{ tools is none }} {{ nothing is defined }} {{ not tools }}", "True True False True"),
+        (
+            "{{ tools is iterable and tools | length > 0 }} {{ nothing is iterable }} {{ 'a' is iterable }}",
+            "False True True",
+        ),
         ("{{ '%s is %d' % ('x', 3) }} {{ '%s' % messages[0].role }}", "x is 3 system"),
         ("{% for k, v in {'b': 1, 'a': none}.items() %}{{ k }}={{ v }};{% endfor %}", "b=1;a=None;"),
         ("{{ messages[2].tool_calls[0].function.arguments | tojson }}", r#"{"b": "<1>", "a": [1, 2.5, null, true]}"#),
         ("{{ messages[0].get('name', 'none') }} {{ 'role' in messages[0] }}", "none True"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3"),
-        ("{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }} {% endfor %}", "system assistant "),
+        (
+            "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }} {% endfor %}",
+            "system assistant ",
+        ),
         ("{% for m in messages %}{% if loop.first %}{% break %}{% endif %}x{% endfor %}", ""),
         ("{% macro line(x, end='!') %}{{ x }}{{ end }}{% endmacro %}{{ line('a') }}{{ line('b', end='?') }}", "a!b?"),
         ("{{ bos_token + messages | map(attribute='role') | join(',') ~ eos_token }}", "<s>system,user,assistant</s>"),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
-        ("{{ messages[0].content is string }} {{ messages is iterable }} {{ messages[0] is mapping }}", "True True True"),
+        (
+            "{{ messages[0].content is string }} {{ messages is iterable }} {{ messages[0] is mapping }}",
+            "True True True",
+        ),
         ("{{ [1, 2] + [3] }} {{ {'a': true, 'b': 'c'} }}", "[1, 2, 3] {'a': True, 'b': 'c'}"),
         ("{{ messages[0].content.upper().replace('BRIEF', 'x') }} {{ 'a b'.title() }}", "BE x. A B"),
         ("{%- generation -%} kept {%- endgeneration %}{% generation %}!{% endgeneration %}", "kept!"),
@@ -122,8 +135,7 @@ fn tools_variables_and_time_reach_the_template() {
     assert_eq!(render(source, &request).expect("renders"), expected);
 }
 
-const PARTS_TEMPLATE: &str =
-    "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}";
+const PARTS_TEMPLATE: &str = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}";
 
 #[test]
 fn content_takes_the_form_that_the_template_reads() {

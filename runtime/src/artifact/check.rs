@@ -1,0 +1,336 @@
+//! Whether the parts of an artifact agree: manifest, programs, weights and the kernel catalog.
+//!
+//! Everything here returns the field and the fault; the caller knows the file.
+
+use std::collections::HashSet;
+
+use ir::op::PAGE_TOKENS;
+use ir::program::{Access, Arg, Launch, Program};
+use ir::types::{DType, Dim, TensorType};
+use kernels::catalog::{self, FieldKind};
+
+use super::error::Fault;
+use super::extents::{self, Call, Extents, Pointer, Role};
+use super::manifest::{Bucket, Layout, Manifest};
+
+type Checked = Result<(), (String, Fault)>;
+
+/// The step's inputs and their shapes, in symbols.
+const INPUTS: &[(&str, &[&str])] = &[
+    ("ids", &["T"]),
+    ("positions", &["T"]),
+    ("sequences", &["T"]),
+    ("page_table", &["S", "P"]),
+    ("logit_rows", &["R"]),
+];
+
+/// Largest sizes that index types and this build's arithmetic allow.
+const MAX_COUNT: u64 = i32::MAX as u64;
+
+fn expect<T: PartialEq + std::fmt::Display>(field: impl Into<String>, expected: T, found: T) -> Checked {
+    if expected == found { Ok(()) } else { Err((field.into(), Fault::mismatch(expected, found))) }
+}
+
+fn in_range(field: impl Into<String>, value: u64) -> Checked {
+    if (1..=MAX_COUNT).contains(&value) {
+        return Ok(());
+    }
+    Err((field.into(), Fault::mismatch(format!("1 to {MAX_COUNT}"), value)))
+}
+
+/// Checks what the manifest says about itself.
+pub(super) fn check_manifest(m: &Manifest) -> Checked {
+    let model = &m.model;
+    for (field, value) in [
+        ("model.vocab_size", model.vocab_size),
+        ("model.layers", model.layers),
+        ("model.hidden_size", model.hidden_size),
+        ("model.heads", model.heads),
+        ("model.kv_heads", model.kv_heads),
+        ("model.head_dim", model.head_dim),
+        ("model.max_context", model.max_context),
+        ("max_sequences", m.max_sequences),
+    ] {
+        in_range(field, value)?;
+    }
+    if let Some(id) = model.eos_ids.iter().find(|id| u64::from(**id) >= model.vocab_size) {
+        return Err(("model.eos_ids".into(), Fault::mismatch(format!("ids below {}", model.vocab_size), id)));
+    }
+    if !["f32", "int8"].contains(&m.activations.as_str()) {
+        return Err(("activations".into(), Fault::mismatch("\"f32\" or \"int8\"", format!("{:?}", m.activations))));
+    }
+    if m.target.is_empty() {
+        return Err(("target".into(), Fault::Invalid("the artifact is for no target".into())));
+    }
+    check_kv(m)?;
+    check_buckets(m)
+}
+
+fn check_kv(m: &Manifest) -> Checked {
+    let kv = &m.kv;
+    expect("kv.page_tokens", PAGE_TOKENS, kv.page_tokens)?;
+    let bytes = match kv.dtype.as_str() {
+        "f16" => 2,
+        "f32" => 4,
+        _ => return Err(("kv.dtype".into(), Fault::mismatch("\"f16\" or \"f32\"", format!("{:?}", kv.dtype)))),
+    };
+    let page = [m.model.kv_heads, m.model.head_dim, 2 * PAGE_TOKENS, bytes]
+        .into_iter()
+        .try_fold(1u64, u64::checked_mul)
+        .ok_or_else(|| ("kv.page_bytes_per_layer".to_string(), Fault::Invalid("the page size overflows".into())))?;
+    expect("kv.page_bytes_per_layer", page, kv.page_bytes_per_layer)?;
+    let names: HashSet<&String> = kv.states.iter().collect();
+    expect("kv.states (distinct names)", kv.states.len(), names.len())?;
+    let token = (page / PAGE_TOKENS).saturating_mul(kv.states.len() as u64);
+    expect("kv.bytes_per_token", token, kv.bytes_per_token)
+}
+
+fn check_buckets(m: &Manifest) -> Checked {
+    if m.buckets.is_empty() {
+        return Err(("buckets".into(), Fault::Invalid("there are none".into())));
+    }
+    for b in &m.buckets {
+        let field = |name: &str| format!("buckets {:?} {name}", b.name);
+        in_range(field("max_tokens"), b.max_tokens)?;
+        in_range(field("max_logit_rows"), b.max_logit_rows)?;
+        in_range(field("launches"), b.launches)?;
+        if b.max_logit_rows > b.max_tokens {
+            return Err((field("max_logit_rows"), Fault::mismatch("at most max_tokens", b.max_logit_rows)));
+        }
+    }
+    for pair in m.buckets.windows(2) {
+        if pair[1].max_tokens <= pair[0].max_tokens || pair[1].max_logit_rows < pair[0].max_logit_rows {
+            let field = format!("buckets {:?} max_tokens", pair[1].name);
+            return Err((field, Fault::Invalid("buckets must grow in tokens and not shrink in logit rows".into())));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a verified program against manifest and catalog.
+pub(super) fn check_program(program: &Program, bucket: &Bucket, manifest: &Manifest) -> Checked {
+    expect("program name", &bucket.name, &program.name)?;
+    expect("arena", bucket.arena_bytes, program.arena_bytes)?;
+    expect("launches", bucket.launches, program.launches.len() as u64)?;
+    check_symbols(program, bucket, manifest)?;
+    check_inputs(program)?;
+    check_weights(program, manifest)?;
+    check_states(program, manifest)?;
+    check_outputs(program, manifest)?;
+    program.launches.iter().enumerate().try_for_each(|(i, launch)| {
+        check_launch(program, launch, manifest)
+            .map_err(|(field, fault)| (format!("launch {i} {} {:?} {field}", launch.kernel, launch.label), fault))
+    })
+}
+
+fn check_symbols(program: &Program, bucket: &Bucket, manifest: &Manifest) -> Checked {
+    for symbol in &program.symbols {
+        let field = format!("sym {}", symbol.name);
+        let expected = match symbol.name.as_str() {
+            "T" => bucket.max_tokens,
+            "R" => bucket.max_logit_rows,
+            "S" => manifest.max_sequences,
+            "P" => manifest.model.max_context.div_ceil(PAGE_TOKENS),
+            "N" => symbol.max,
+            _ => return Err((field, Fault::Invalid("the symbols of a step are T, S, P, R and N".into()))),
+        };
+        expect(&field, expected, symbol.max)?;
+        in_range(&field, symbol.max)?;
+        if symbol.min > 1 {
+            return Err((field, Fault::mismatch("a range from 1", symbol.min)));
+        }
+    }
+    Ok(())
+}
+
+/// The dimension that is a symbol of that name.
+fn symbol(program: &Program, name: &str) -> Option<Dim> {
+    let i = program.symbols.iter().position(|s| s.name == name)?;
+    Some(Dim::Sym(ir::types::SymbolId(i as u32)))
+}
+
+fn check_inputs(program: &Program) -> Checked {
+    for input in &program.inputs {
+        let shape = INPUTS.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| *shape);
+        let dims: Option<Vec<Dim>> = shape.and_then(|s| s.iter().map(|name| symbol(program, name)).collect());
+        if dims.is_none_or(|dims| input.ty != TensorType::new(DType::I32, dims)) {
+            let known: Vec<String> = INPUTS.iter().map(|(name, s)| format!("{name} i32[{}]", s.join(", "))).collect();
+            let fault = Fault::Invalid(format!("the inputs of a step are {}", known.join("; ")));
+            return Err((format!("input {:?}", input.name), fault));
+        }
+    }
+    Ok(())
+}
+
+fn check_weights(program: &Program, manifest: &Manifest) -> Checked {
+    for weight in &program.weights {
+        let field = format!("weight {:?}", weight.name);
+        let Some(info) = manifest.weights.iter().find(|w| w.name == weight.name) else {
+            return Err((field, Fault::Invalid("the manifest has no such weight".into())));
+        };
+        expect(&field, info.dtype.as_str(), weight.ty.dtype.name())?;
+        let shape: Vec<Dim> = info.shape.iter().map(|d| Dim::Const(*d)).collect();
+        if shape != weight.ty.shape {
+            return Err((field, Fault::mismatch(format!("the manifest's shape {:?}", info.shape), "another shape")));
+        }
+    }
+    Ok(())
+}
+
+fn check_states(program: &Program, manifest: &Manifest) -> Checked {
+    let pages = symbol(program, "N");
+    for state in &program.states {
+        let field = format!("state {:?}", state.name);
+        if !manifest.kv.states.contains(&state.name) {
+            return Err((field, Fault::Invalid("the manifest's kv.states has no such state".into())));
+        }
+        expect(&field, manifest.kv.dtype.as_str(), state.ty.dtype.name())?;
+        let (Some(first), rest) = (state.ty.shape.first(), state.ty.shape.get(1..).unwrap_or_default()) else {
+            return Err((field, Fault::Invalid("its first dimension must be N".into())));
+        };
+        let page = TensorType::new(state.ty.dtype, rest.to_vec()).bytes(&[]);
+        if Some(*first) != pages || page != Some(manifest.kv.page_bytes_per_layer) {
+            let expected = format!("N pages of {} bytes", manifest.kv.page_bytes_per_layer);
+            return Err((field, Fault::mismatch(expected, "another shape")));
+        }
+    }
+    Ok(())
+}
+
+fn check_outputs(program: &Program, manifest: &Manifest) -> Checked {
+    let vocabulary = Dim::Const(manifest.model.vocab_size);
+    let expected = symbol(program, "R").map(|rows| TensorType::new(DType::F32, [rows, vocabulary]));
+    let found = program.outputs.iter().find(|(name, _)| name == "logits").map(|(_, id)| &program.buffers[id.0 as usize].ty);
+    if expected.is_none() || found != expected.as_ref() || program.outputs.len() != 1 {
+        let fault = Fault::Invalid(format!("a step has one output, logits f32[R, {}]", manifest.model.vocab_size));
+        return Err(("output".into(), fault));
+    }
+    Ok(())
+}
+
+fn check_launch(program: &Program, launch: &Launch, manifest: &Manifest) -> Checked {
+    let unknown = |field: &str, message: String| (field.to_string(), Fault::Invalid(message));
+    let (Some(kernel), Some(extents)) = (catalog::lookup(&launch.kernel), extents::lookup(&launch.kernel)) else {
+        return Err(unknown("kernel", "this build has no such kernel".into()));
+    };
+    if !kernel.has_variant(&launch.variant) {
+        return Err(unknown("variant", format!("the kernel has no variant {:?}", launch.variant)));
+    }
+    let given: Vec<&str> = launch.args.iter().map(|(name, _)| name.as_str()).collect();
+    let fields: Vec<&str> = kernel.fields.iter().map(|f| f.name).collect();
+    expect("fields", fields.join(", "), given.join(", "))?;
+    let bounds = program.upper_bounds();
+    let mut counts = Vec::new();
+    for (field, (_, arg)) in kernel.fields.iter().zip(&launch.args) {
+        let count = match (field.kind, arg) {
+            (FieldKind::U32 | FieldKind::U64, Arg::Size(dims)) => product(dims, &bounds),
+            (FieldKind::F32, Arg::Float(_)) | (FieldKind::In | FieldKind::Out, _) => continue,
+            _ => return Err(unknown(field.name, format!("the field holds a value of kind {:?}", field.kind))),
+        };
+        match count {
+            Some(n) if field.kind == FieldKind::U64 || n <= MAX_COUNT => counts.push((field.name, n)),
+            _ => return Err(unknown(field.name, format!("the count exceeds {MAX_COUNT}"))),
+        }
+    }
+    let (max_tokens, vocabulary) = (symbol_max(program, "T"), manifest.model.vocab_size);
+    let call = Call { variant: &launch.variant, counts: &counts, max_tokens, vocabulary };
+    check_extents(&Site { program, launch, manifest }, extents, &call)
+}
+
+fn product(dims: &[Dim], bounds: &[u64]) -> Option<u64> {
+    dims.iter().try_fold(1u64, |product, d| product.checked_mul(d.value(bounds)?))
+}
+
+fn symbol_max(program: &Program, name: &str) -> u64 {
+    program.symbols.iter().find(|s| s.name == name).map_or(1, |s| s.max)
+}
+
+/// A launch and what surrounds it.
+struct Site<'a> {
+    program: &'a Program,
+    launch: &'a Launch,
+    manifest: &'a Manifest,
+}
+
+impl Site<'_> {
+    fn arg(&self, field: &str) -> Option<&Arg> {
+        self.launch.args.iter().find(|(name, _)| name == field).map(|(_, arg)| arg)
+    }
+}
+
+fn check_extents(site: &Site, extents: &Extents, call: &Call) -> Checked {
+    for (rule, holds) in extents.rules {
+        if holds(call) != Some(true) {
+            return Err(("counts".into(), Fault::Invalid((*rule).into())));
+        }
+    }
+    for pointer in extents.pointers {
+        let at = |fault| (pointer.field.to_string(), fault);
+        let needed = (pointer.bytes)(call)
+            .ok_or_else(|| at(Fault::Invalid("the counts are impossible: no whole blocks, or an overflow".into())))?;
+        let arg = site.arg(pointer.field).ok_or_else(|| at(Fault::Invalid("the field has no value".into())))?;
+        let available = available_bytes(site, pointer, arg).map_err(at)?;
+        if available.is_some_and(|bytes| bytes < needed) {
+            let expected = format!("at least {needed} bytes for these counts");
+            return Err(at(Fault::mismatch(expected, available.unwrap_or(0))));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes behind an argument; `None` for null. Fails if the argument is not of the pointer's role.
+fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u64>, Fault> {
+    let program = site.program;
+    let wrong = |expected: &str| Err(Fault::mismatch(expected, "another kind of argument"));
+    match (pointer.role, arg) {
+        (Role::OptionalValues, Arg::Null) => Ok(None),
+        (Role::Values | Role::OptionalValues, Arg::Buffer(id, Access::Read | Access::Update)) => {
+            Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
+        }
+        (Role::Values | Role::OptionalValues, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Plain),
+        (Role::Values | Role::OptionalValues, _) => wrong("a buffer that is read, or a plain weight"),
+        (Role::Packed, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Rows16),
+        (Role::Packed, _) => wrong("a packed weight"),
+        (Role::Metadata(name), Arg::Input(i)) if program.inputs[*i as usize].name == name => metadata_bytes(site, pointer, *i),
+        (Role::Metadata(name), _) => wrong(&format!("input {name:?}")),
+        (Role::Result(in_place), Arg::Buffer(id, Access::Write | Access::Update)) => {
+            let same = |(_, a): &&(String, Arg)| matches!(a, Arg::Buffer(other, _) if other == id);
+            let clash = |(name, _): &(String, Arg)| name != pointer.field && !in_place.contains(&name.as_str());
+            if let Some((name, _)) = site.launch.args.iter().filter(same).find(|a| clash(a)) {
+                return Err(Fault::Invalid(format!("the kernel cannot write over its operand {name}")));
+            }
+            Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
+        }
+        (Role::Result(_), _) => wrong("a buffer that is written"),
+        (Role::PagesRead, Arg::State(_, Access::Read)) | (Role::PagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
+            Ok(Some(site.manifest.kv.page_bytes_per_layer))
+        }
+        (Role::PagesRead, _) => wrong("a state that is read"),
+        (Role::PagesWritten, _) => wrong("a state that is updated"),
+    }
+}
+
+fn weight_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {
+    let name = &site.program.weights[i as usize].name;
+    match site.manifest.weights.iter().find(|w| w.name == *name) {
+        Some(w) if w.layout == layout => Ok(Some(w.bytes)),
+        Some(w) => Err(Fault::mismatch(format!("a weight in layout {layout:?}"), format!("layout {:?}", w.layout))),
+        None => Err(Fault::Invalid(format!("the manifest has no weight {name:?}"))),
+    }
+}
+
+/// The counts of a metadata field must be the input's own dimensions, so that in every step they are what was checked.
+fn metadata_bytes(site: &Site, pointer: &Pointer, input: u32) -> Result<Option<u64>, Fault> {
+    let ty = &site.program.inputs[input as usize].ty;
+    let (field, dim) = match pointer.field {
+        "page_table" => ("page_table_stride", ty.shape.get(1)),
+        "rows" => ("count", ty.shape.first()),
+        _ => ("tokens", ty.shape.first()),
+    };
+    match (site.arg(field), dim) {
+        (Some(Arg::Size(dims)), Some(dim)) if dims.as_slice() == [*dim] => {
+            Ok(ty.bytes(&site.program.upper_bounds()))
+        }
+        _ => Err(Fault::Invalid(format!("{field} must be the input's own dimension"))),
+    }
+}

@@ -1,0 +1,241 @@
+//! The processor as a device: native kernels, a team of threads, memory reserved once.
+//!
+//! All addresses are fixed when an artifact is loaded; a step copies its metadata to its place, patches the counts that
+//! changed and lets the team walk the launch list. Nothing is allocated in a step. One arena, as large as the largest
+//! bucket's, serves all buckets, since results live only until the next step.
+
+mod cores;
+mod plan;
+mod region;
+mod team;
+
+use std::sync::Arc;
+
+use ir::op::PAGE_TOKENS;
+use kernels::cpu::isa::Isa;
+
+use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, StepInputs};
+use crate::artifact::{Artifact, Manifest};
+pub use cores::usable_cores;
+use plan::{Addresses, Plan, Sizes};
+use region::Region;
+use team::Team;
+
+/// Most threads that are accepted.
+const MAX_THREADS: usize = 1024;
+
+/// Bytes between the inputs' places: no two share a cache line.
+const INPUT_ALIGNMENT: u64 = 256;
+
+/// A loaded artifact on the processor.
+pub struct CpuDevice {
+    artifact: Arc<Artifact>,
+    isa: Isa,
+    team: Team,
+    buckets: Vec<(Plan, InputLimits)>,
+    /// Bucket of the last successful step.
+    last: Option<usize>,
+    inputs: InputMemory,
+    kv: Region,
+    arena: Region,
+    pages: u64,
+}
+
+impl CpuDevice {
+    /// Reserves memory for an artifact and `options.pages` KV pages, resolves its programs and starts threads.
+    ///
+    /// # Errors
+    /// Options out of range, or memory or threads that the system refuses.
+    pub fn load(artifact: Arc<Artifact>, options: &LoadOptions) -> Result<CpuDevice, DeviceError> {
+        let isa = choose_isa(options.isa)?;
+        let threads = choose_threads(options.threads)?;
+        let limits = input_limits(&artifact, options.pages)?;
+        let manifest = artifact.manifest();
+        let arena = Region::new("the arena", manifest.arena_bytes())?;
+        let kv = Region::new("the KV cache", manifest.page_bytes().saturating_mul(options.pages))?;
+        let inputs = InputMemory::reserve(&limits)?;
+        let mut buckets = Vec::with_capacity(limits.len());
+        let mut scratch_bytes = 0;
+        for (program, limits) in artifact.programs().iter().zip(limits) {
+            let addresses = Addresses {
+                arena: arena.base(),
+                input: &|name| inputs.address(name),
+                weight: &|name| artifact.weight(name).map(<[u8]>::as_ptr),
+                state: &|name| state_address(manifest, &kv, options.pages, name),
+            };
+            let mut plan = Plan::build(program, &addresses, isa)?;
+            scratch_bytes = plan.scratch_bytes(largest_sizes(&limits)).max(scratch_bytes);
+            buckets.push((plan, limits));
+        }
+        let team = Team::start(threads, scratch_bytes)?;
+        Ok(CpuDevice { artifact, isa, team, buckets, last: None, inputs, kv, arena, pages: options.pages })
+    }
+
+    /// Number of threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.team.threads()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> String {
+        let threads = self.threads();
+        format!("cpu {}, {threads} thread{}", self.isa, if threads == 1 { "" } else { "s" })
+    }
+
+    fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError> {
+        self.last = None;
+        let count = self.buckets.len();
+        let (plan, limits) = self.buckets.get_mut(bucket).ok_or_else(|| DeviceError::Option {
+            option: "bucket",
+            message: format!("there are {count}, not one of index {bucket}"),
+        })?;
+        inputs.check(limits)?;
+        // A weights file that was cut off ends the process when it is touched; this makes it an error in most cases.
+        self.artifact.check_intact()?;
+        self.inputs.write(inputs);
+        plan.prepare(Sizes::of(inputs, self.pages), self.team.threads());
+        // SAFETY: the artifact's check has shown that every launch stays inside buffers, weights and pages for any indexes in
+        // range, and the indexes were just checked. Buffers live at once do not overlap, and a launch writes no operand
+        // it may not, so that blocks of one launch do not race; a barrier stands between launches.
+        unsafe { self.team.run(plan.list()) }.map_err(|panic| plan.kernel_error(panic))?;
+        // What was computed while a file was cut off is worth nothing.
+        self.artifact.check_intact()?;
+        self.last = Some(bucket);
+        Ok(())
+    }
+
+    fn output(&self, name: &str) -> Option<&[f32]> {
+        let (data, len) = self.buckets[self.last?].0.output(name)?;
+        // SAFETY: the output lies in the arena, was written by the last step, and cannot change while `self` is borrowed.
+        Some(unsafe { std::slice::from_raw_parts(data, len) })
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        DeviceMemory {
+            weights: self.artifact.manifest().weight_bytes(),
+            arena: self.arena.bytes(),
+            kv: self.kv.bytes(),
+            other: self.inputs.region.bytes()
+                + self.team.scratch_bytes()
+                + self.buckets.iter().map(|(plan, _)| plan.params_bytes()).sum::<u64>(),
+        }
+    }
+}
+
+fn choose_isa(asked: Option<Isa>) -> Result<Isa, DeviceError> {
+    match asked {
+        None => Ok(Isa::best()),
+        Some(isa) if isa.is_available() => Ok(isa),
+        Some(isa) => {
+            let available: Vec<&str> = Isa::available().iter().map(|i| i.name()).collect();
+            let message = format!("this machine cannot execute {isa}; it can execute {}", available.join(", "));
+            Err(DeviceError::Option { option: "isa", message })
+        }
+    }
+}
+
+fn choose_threads(asked: Option<usize>) -> Result<usize, DeviceError> {
+    match asked {
+        None => Ok(usable_cores()),
+        Some(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
+        Some(n) => Err(DeviceError::Option { option: "threads", message: format!("{n} is not from 1 to {MAX_THREADS}") }),
+    }
+}
+
+/// What each bucket's steps may be.
+fn input_limits(artifact: &Artifact, pages: u64) -> Result<Vec<InputLimits>, DeviceError> {
+    let manifest = artifact.manifest();
+    let most = artifact.programs().iter().flat_map(|p| &p.symbols).filter(|s| s.name == "N").map(|s| s.max).min();
+    let most = most.unwrap_or(u64::MAX).min(i32::MAX as u64);
+    if pages == 0 || pages > most {
+        let message = format!("{pages} KV pages are not from 1 to {most}");
+        return Err(DeviceError::Option { option: "pages", message });
+    }
+    let page_columns = manifest.model.max_context.div_ceil(PAGE_TOKENS).min(pages) as usize;
+    let limits = manifest.buckets.iter().map(|b| InputLimits {
+        tokens: b.max_tokens as usize,
+        logit_rows: b.max_logit_rows as usize,
+        sequences: manifest.max_sequences as usize,
+        page_columns,
+        vocabulary: manifest.model.vocab_size,
+        pages,
+    });
+    Ok(limits.collect())
+}
+
+fn largest_sizes(limits: &InputLimits) -> Sizes {
+    Sizes {
+        tokens: limits.tokens as u64,
+        sequences: limits.sequences as u64,
+        page_columns: limits.page_columns as u64,
+        logit_rows: limits.logit_rows as u64,
+        pages: limits.pages,
+    }
+}
+
+/// A state's pages: those of one layer stand together.
+fn state_address(manifest: &Manifest, kv: &Region, pages: u64, name: &str) -> Option<*mut u8> {
+    let layer = manifest.kv.states.iter().position(|s| s == name)? as u64;
+    let offset = layer * pages * manifest.kv.page_bytes_per_layer;
+    // SAFETY: the region holds the pages of all layers.
+    Some(unsafe { kv.base().byte_add(offset as usize) })
+}
+
+/// The step metadata's fixed places.
+struct InputMemory {
+    region: Region,
+    /// Offset in bytes and room in elements.
+    places: [(&'static str, u64, u64); 5],
+}
+
+impl InputMemory {
+    fn reserve(limits: &[InputLimits]) -> Result<InputMemory, DeviceError> {
+        let most = |size: fn(&InputLimits) -> usize| limits.iter().map(size).max().unwrap_or(0) as u64;
+        let tokens = most(|l| l.tokens);
+        let mut places = [
+            ("ids", 0, tokens),
+            ("positions", 0, tokens),
+            ("sequences", 0, tokens),
+            ("page_table", 0, most(|l| l.sequences) * most(|l| l.page_columns)),
+            ("logit_rows", 0, most(|l| l.logit_rows)),
+        ];
+        let mut end = 0u64;
+        for (_, offset, room) in &mut places {
+            *offset = end;
+            end = end.saturating_add(room.saturating_mul(4)).next_multiple_of(INPUT_ALIGNMENT);
+        }
+        Ok(InputMemory { region: Region::new("step inputs", end)?, places })
+    }
+
+    fn address(&self, name: &str) -> Option<*mut u8> {
+        let (_, offset, _) = self.places.iter().find(|(n, ..)| *n == name)?;
+        // SAFETY: the offset lies in the region.
+        Some(unsafe { self.region.base().byte_add(*offset as usize) })
+    }
+
+    /// Copies checked inputs to their places.
+    fn write(&mut self, inputs: &StepInputs) {
+        let values = [inputs.ids, inputs.positions, inputs.sequences, inputs.page_table, inputs.logit_rows];
+        for ((_, offset, room), values) in self.places.iter().zip(values) {
+            debug_assert!(values.len() as u64 <= *room);
+            // SAFETY: the values fit the place, by the limits they were checked against; no launch is running.
+            unsafe {
+                let place = self.region.base().byte_add(*offset as usize).cast::<i32>();
+                std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

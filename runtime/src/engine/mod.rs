@@ -1,0 +1,394 @@
+//! The engine: sequences in, logits out.
+//!
+//! It joins a device, which executes steps, with the bookkeeping of KV pages. A step takes tokens of any mix of sequences,
+//! prompts and single tokens alike; the engine cuts it into sub-steps that fit a bucket and fills in the step metadata.
+//! Buffers are kept between steps, so that decoding allocates nothing once they have grown.
+
+mod error;
+pub mod generate;
+mod schedule;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use ir::op::PAGE_TOKENS;
+use kernels::cpu::isa::Isa;
+
+use crate::artifact::{Artifact, Manifest};
+use crate::device::{self, Device, DeviceChoice, DeviceMemory, LoadOptions, StepInputs};
+use crate::kv::pages::{PageError, PagePool, SequenceId};
+pub use error::EngineError;
+pub use schedule::Rows;
+use schedule::{Capacity, Piece, SubSteps};
+
+/// Context length unless one is asked for: what most prompts need, at a modest reservation.
+pub const DEFAULT_MODEL_LEN: u64 = 4096;
+
+/// How an engine is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// The device to execute on.
+    pub device: DeviceChoice,
+    /// Threads of the processor; `None` takes one a core.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` takes the fastest.
+    pub isa: Option<Isa>,
+    /// Longest sequence in tokens; `None` takes the model's context, at most [`DEFAULT_MODEL_LEN`].
+    pub max_model_len: Option<u64>,
+    /// Tokens the KV cache holds over all sequences, rounded up to pages; `None` takes one longest sequence.
+    pub kv_tokens: Option<u64>,
+}
+
+/// Tokens to append to a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Its next tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Which of their logits are wanted.
+    pub logits: Rows,
+}
+
+/// Rows of logits, in the order of chunks and tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    values: &'a [f32],
+    vocabulary: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.vocabulary
+    }
+
+    /// A row, `[vocabulary]`; `None` past the last.
+    pub fn row(&self, i: usize) -> Option<&'a [f32]> {
+        self.values.chunks_exact(self.vocabulary).nth(i)
+    }
+
+    /// All rows, `[rows, vocabulary]`.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+}
+
+/// A row of logits and the token it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct LogitRow<'a> {
+    /// Index of the chunk.
+    pub chunk: usize,
+    /// Index of the token in the chunk.
+    pub token: usize,
+    /// `[vocabulary]`.
+    pub logits: &'a [f32],
+}
+
+/// Sizes the engine keeps to.
+#[derive(Clone, Debug)]
+struct Limits {
+    vocabulary: usize,
+    max_model_len: u64,
+    page_columns: usize,
+    capacity: Capacity,
+    /// Most tokens and rows of each bucket, smallest first.
+    buckets: Vec<(usize, usize)>,
+}
+
+/// Step metadata under construction.
+#[derive(Debug, Default)]
+struct Staging {
+    ids: Vec<i32>,
+    positions: Vec<i32>,
+    sequences: Vec<i32>,
+    page_table: Vec<i32>,
+    logit_rows: Vec<i32>,
+    lengths: Vec<(usize, Rows)>,
+    pieces: Vec<Piece>,
+}
+
+/// A loaded model with its sequences.
+pub struct Engine {
+    device: Box<dyn Device>,
+    pool: PagePool,
+    limits: Limits,
+    staging: Staging,
+    /// Rows of steps that needed several sub-steps.
+    logits: Vec<f32>,
+}
+
+impl Engine {
+    /// Loads an artifact on a device.
+    ///
+    /// # Errors
+    /// Options out of range, no device for the artifact, or too little memory.
+    pub fn new(artifact: Arc<Artifact>, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let max_context = artifact.manifest().model.max_context;
+        let max_model_len = options.max_model_len.unwrap_or(max_context.min(DEFAULT_MODEL_LEN));
+        if max_model_len == 0 || max_model_len > max_context {
+            let message = format!("{max_model_len} is not from 1 to {max_context}, the context the artifact was compiled for");
+            return Err(EngineError::Option { option: "max_model_len", message });
+        }
+        let pages = options.kv_tokens.unwrap_or(max_model_len).div_ceil(PAGE_TOKENS);
+        let load = LoadOptions { pages, threads: options.threads, isa: options.isa };
+        let device = device::load(options.device, artifact.clone(), &load)?;
+        Ok(Engine::with_device(artifact.manifest(), device, max_model_len))
+    }
+
+    /// An engine on a device that is loaded with the manifest's programs.
+    pub fn with_device(manifest: &Manifest, device: Box<dyn Device>, max_model_len: u64) -> Engine {
+        let pages = device.pages().min(u64::from(u32::MAX)) as u32;
+        let buckets: Vec<_> =
+            manifest.buckets.iter().map(|b| (b.max_tokens as usize, b.max_logit_rows as usize)).collect();
+        let (tokens, rows) = buckets.last().copied().unwrap_or((1, 1));
+        let limits = Limits {
+            vocabulary: manifest.model.vocab_size as usize,
+            max_model_len,
+            page_columns: max_model_len.div_ceil(PAGE_TOKENS).clamp(1, u64::from(pages.max(1))) as usize,
+            capacity: Capacity { tokens, rows, sequences: manifest.max_sequences as usize },
+            buckets,
+        };
+        Engine { device, pool: PagePool::new(pages), limits, staging: Staging::default(), logits: Vec::new() }
+    }
+
+    /// The device's description.
+    pub fn device_name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Memory the device has reserved.
+    pub fn memory(&self) -> DeviceMemory {
+        self.device.memory()
+    }
+
+    /// Number of logits in a row.
+    pub fn vocabulary(&self) -> usize {
+        self.limits.vocabulary
+    }
+
+    /// Longest sequence in tokens.
+    pub fn max_model_len(&self) -> u64 {
+        self.limits.max_model_len
+    }
+
+    /// The KV pages and who holds them.
+    pub fn pool(&self) -> &PagePool {
+        &self.pool
+    }
+
+    /// Opens an empty sequence.
+    pub fn open_sequence(&mut self) -> SequenceId {
+        self.pool.open()
+    }
+
+    /// Opens a sequence that shares the first `tokens` of another, a multiple of 16.
+    ///
+    /// # Errors
+    /// No such sequence or length.
+    pub fn fork_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<SequenceId, EngineError> {
+        Ok(self.pool.fork(sequence, tokens)?)
+    }
+
+    /// Forgets the tokens of a sequence from `tokens` on.
+    ///
+    /// # Errors
+    /// No such sequence or length, or a cut within a shared page.
+    pub fn truncate_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<(), EngineError> {
+        Ok(self.pool.truncate(sequence, tokens)?)
+    }
+
+    /// Ends a sequence and frees its pages.
+    ///
+    /// # Errors
+    /// No such sequence.
+    pub fn close_sequence(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
+        Ok(self.pool.close(sequence)?)
+    }
+
+    /// Appends tokens to sequences and gives the logits asked for.
+    ///
+    /// # Errors
+    /// Tokens or lengths out of range, too few pages, or a failure of the device; in every case all sequences are as they
+    /// were before.
+    pub fn step(&mut self, chunks: &[Chunk]) -> Result<Logits<'_>, EngineError> {
+        let mut copy = std::mem::take(&mut self.logits);
+        copy.clear();
+        let single = self.run(chunks, true, &mut |row| copy.extend_from_slice(row.logits));
+        self.logits = copy;
+        let vocabulary = self.limits.vocabulary;
+        let values = match single? {
+            // The rows are still in the device's memory: no copy is needed.
+            Some(rows) => &output(&*self.device, vocabulary, rows)?[..rows * vocabulary],
+            None => self.logits.as_slice(),
+        };
+        Ok(Logits { values, vocabulary })
+    }
+
+    /// As [`Engine::step`], but hands each row over as soon as it is computed, so that memory stays bounded however many
+    /// are asked for.
+    ///
+    /// # Errors
+    /// As [`Engine::step`]; rows may have been handed over before.
+    pub fn step_each(&mut self, chunks: &[Chunk], mut sink: impl FnMut(LogitRow)) -> Result<(), EngineError> {
+        self.run(chunks, false, &mut sink).map(|_| ())
+    }
+
+    /// Runs a step. If it is one sub-step and `direct`, leaves its rows in the device and gives their number; otherwise
+    /// hands all to `sink`.
+    fn run(
+        &mut self,
+        chunks: &[Chunk],
+        direct: bool,
+        sink: &mut dyn FnMut(LogitRow),
+    ) -> Result<Option<usize>, EngineError> {
+        self.validate(chunks)?;
+        self.reserve(chunks)?;
+        let mut staging = std::mem::take(&mut self.staging);
+        let result = self.run_sub_steps(chunks, &mut staging, direct, sink);
+        self.staging = staging;
+        if result.is_err() {
+            self.roll_back(chunks, chunks.len());
+        }
+        result
+    }
+
+    fn validate(&self, chunks: &[Chunk]) -> Result<(), EngineError> {
+        for (i, chunk) in chunks.iter().enumerate() {
+            let held = self.pool.tokens(chunk.sequence)?;
+            if chunk.tokens.is_empty() {
+                return Err(EngineError::EmptyChunk { chunk: i });
+            }
+            if chunks[..i].iter().any(|c| c.sequence == chunk.sequence) {
+                return Err(EngineError::RepeatedSequence { chunk: i });
+            }
+            let tokens = held.saturating_add(chunk.tokens.len() as u64);
+            if tokens > self.limits.max_model_len {
+                return Err(EngineError::TooLong { tokens, max_model_len: self.limits.max_model_len });
+            }
+            if let Some(token) = chunk.tokens.iter().find(|t| **t as usize >= self.limits.vocabulary) {
+                return Err(EngineError::UnknownToken { token: *token, vocabulary: self.limits.vocabulary });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the pages of the whole step, or none.
+    fn reserve(&mut self, chunks: &[Chunk]) -> Result<(), EngineError> {
+        let needed = chunks.iter().try_fold(0, |sum: u64, c| {
+            Ok::<u64, PageError>(sum + self.pool.pages_to_append(c.sequence, c.tokens.len() as u64)?)
+        })?;
+        let free = self.pool.free_pages();
+        if needed > free {
+            return Err(PageError::OutOfPages { needed, free }.into());
+        }
+        for (i, chunk) in chunks.iter().enumerate() {
+            if let Err(error) = self.pool.append(chunk.sequence, chunk.tokens.len() as u64) {
+                self.roll_back(chunks, i);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the tokens appended by the first `count` chunks of a failed step.
+    fn roll_back(&mut self, chunks: &[Chunk], count: usize) {
+        for chunk in &chunks[..count] {
+            let held = self.pool.tokens(chunk.sequence).unwrap_or(0);
+            let before = held.saturating_sub(chunk.tokens.len() as u64);
+            // The appended tokens are in pages of the sequence's own, so the cut is always possible.
+            let cut = self.pool.truncate(chunk.sequence, before);
+            debug_assert!(cut.is_ok(), "{cut:?}");
+        }
+    }
+
+    fn run_sub_steps(
+        &mut self,
+        chunks: &[Chunk],
+        staging: &mut Staging,
+        direct: bool,
+        sink: &mut dyn FnMut(LogitRow),
+    ) -> Result<Option<usize>, EngineError> {
+        staging.lengths.clear();
+        staging.lengths.extend(chunks.iter().map(|c| (c.tokens.len(), c.logits)));
+        let lengths = std::mem::take(&mut staging.lengths);
+        let mut steps = SubSteps::new(&lengths, self.limits.capacity);
+        let (mut first, mut result) = (true, Ok(None));
+        while steps.next_into(&mut staging.pieces) {
+            let rows = staging.pieces.iter().map(|p| p.rows.len()).sum();
+            result = self.run_sub_step(chunks, staging, rows);
+            if result.is_err() {
+                break;
+            }
+            if direct && first && steps.is_done() {
+                result = Ok(Some(rows));
+                break;
+            }
+            first = false;
+            result = self.hand_over(&staging.pieces, rows, sink).map(|()| None);
+        }
+        staging.lengths = lengths;
+        result
+    }
+
+    fn run_sub_step(&mut self, chunks: &[Chunk], staging: &mut Staging, rows: usize) -> Result<Option<usize>, EngineError> {
+        self.stage(chunks, staging)?;
+        let tokens = staging.ids.len();
+        let fits = |(max_tokens, max_rows): &(usize, usize)| *max_tokens >= tokens && *max_rows >= rows.max(1);
+        let bucket = self.limits.buckets.iter().position(fits).unwrap_or(self.limits.buckets.len());
+        let inputs = StepInputs {
+            ids: &staging.ids,
+            positions: &staging.positions,
+            sequences: &staging.sequences,
+            page_table: &staging.page_table,
+            page_columns: self.limits.page_columns,
+            logit_rows: &staging.logit_rows,
+        };
+        self.device.step(bucket, &inputs)?;
+        Ok(None)
+    }
+
+    /// Fills in the metadata of a sub-step.
+    fn stage(&self, chunks: &[Chunk], staging: &mut Staging) -> Result<(), EngineError> {
+        let Staging { ids, positions, sequences, page_table, logit_rows, pieces, .. } = staging;
+        for list in [&mut *ids, positions, sequences, page_table, logit_rows] {
+            list.clear();
+        }
+        for (row, piece) in pieces.iter().enumerate() {
+            let chunk = &chunks[piece.chunk];
+            let start = self.pool.tokens(chunk.sequence)? - chunk.tokens.len() as u64;
+            let first_row = ids.len();
+            for token in piece.tokens.clone() {
+                ids.push(chunk.tokens[token] as i32);
+                positions.push((start + token as u64) as i32);
+                sequences.push(row as i32);
+            }
+            logit_rows.extend(piece.rows.clone().map(|t| (first_row + t - piece.tokens.start) as i32));
+            page_table.extend(self.pool.table(chunk.sequence)?.iter().map(|page| *page as i32));
+            page_table.resize((row + 1) * self.limits.page_columns, 0);
+        }
+        if logit_rows.is_empty() {
+            // Programs compute at least one row; nobody will look at it.
+            logit_rows.push(0);
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, pieces: &[Piece], rows: usize, sink: &mut dyn FnMut(LogitRow)) -> Result<(), EngineError> {
+        let vocabulary = self.limits.vocabulary;
+        let mut values = output(&*self.device, vocabulary, rows)?.chunks_exact(vocabulary);
+        for piece in pieces {
+            for (token, logits) in piece.rows.clone().zip(&mut values) {
+                sink(LogitRow { chunk: piece.chunk, token, logits });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The device's logits, at least `rows` rows.
+fn output(device: &dyn Device, vocabulary: usize, rows: usize) -> Result<&[f32], EngineError> {
+    device.output("logits").filter(|o| o.len() >= rows * vocabulary).ok_or(EngineError::NoLogits)
+}

@@ -1,0 +1,118 @@
+//! A device without kernels: it keeps token ids in its pages and answers with a row that depends on a token's whole
+//! history as read back through the page table. Wrong positions, pages or rows give wrong answers.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use crate::artifact::Manifest;
+use crate::device::{Device, DeviceError, DeviceMemory, InputLimits, StepInputs};
+
+/// What a fake device was asked to do: bucket, tokens and rows of each step.
+pub type StepLog = Arc<Mutex<Vec<(usize, usize, usize)>>>;
+
+/// The fake device.
+pub struct FakeDevice {
+    limits: Vec<InputLimits>,
+    slots: Vec<Option<u32>>,
+    logits: Vec<f32>,
+    pages: u64,
+    log: StepLog,
+    /// Steps left until one fails.
+    pub fail_after: Option<usize>,
+}
+
+impl FakeDevice {
+    /// A device for the manifest's buckets with so many pages.
+    pub fn new(manifest: &Manifest, pages: u64) -> FakeDevice {
+        let limits = manifest.buckets.iter().map(|b| InputLimits {
+            tokens: b.max_tokens as usize,
+            logit_rows: b.max_logit_rows as usize,
+            sequences: manifest.max_sequences as usize,
+            page_columns: manifest.model.max_context.div_ceil(16) as usize,
+            vocabulary: manifest.model.vocab_size,
+            pages,
+        });
+        FakeDevice {
+            limits: limits.collect(),
+            slots: vec![None; pages as usize * 16],
+            logits: Vec::new(),
+            pages,
+            log: StepLog::default(),
+            fail_after: None,
+        }
+    }
+
+    /// The record of steps, shared.
+    pub fn log(&self) -> StepLog {
+        self.log.clone()
+    }
+
+    /// The row for a history: a one-hot of its sum, with the length in the first element.
+    pub fn row(history: &[u32], vocabulary: usize) -> Vec<f32> {
+        let hash = history.iter().fold(7u64, |h, t| h.wrapping_mul(31).wrapping_add(u64::from(*t)));
+        let mut row = vec![-1.0; vocabulary];
+        row[1 + hash as usize % (vocabulary - 1)] = 1.0;
+        row[0] = -(history.len() as f32);
+        row
+    }
+
+    fn slot(&self, inputs: &StepInputs, sequence: usize, position: usize) -> usize {
+        let page = inputs.page_table[sequence * inputs.page_columns + position / 16];
+        page as usize * 16 + position % 16
+    }
+}
+
+impl Device for FakeDevice {
+    fn name(&self) -> String {
+        "fake".into()
+    }
+
+    fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError> {
+        if let Some(left) = &mut self.fail_after {
+            if *left == 0 {
+                return Err(DeviceError::Option { option: "fake", message: "told to fail".into() });
+            }
+            *left -= 1;
+        }
+        inputs.check(&self.limits[bucket])?;
+        self.log.lock().unwrap().push((bucket, inputs.ids.len(), inputs.logit_rows.len()));
+        let (mut written, mut last) = (HashSet::new(), None);
+        for t in 0..inputs.ids.len() {
+            let (sequence, position) = (inputs.sequences[t] as usize, inputs.positions[t] as usize);
+            match last {
+                Some((s, p)) if s == sequence => assert_eq!(position, p + 1, "tokens of a sequence are in order"),
+                Some((s, _)) => assert!(sequence > s, "tokens of a sequence are adjacent"),
+                None => {}
+            }
+            last = Some((sequence, position));
+            let slot = self.slot(inputs, sequence, position);
+            assert!(written.insert(slot), "two tokens in one slot");
+            self.slots[slot] = Some(inputs.ids[t] as u32);
+        }
+        let vocabulary = self.limits[bucket].vocabulary as usize;
+        self.logits = inputs
+            .logit_rows
+            .iter()
+            .flat_map(|t| {
+                let (sequence, position) = (inputs.sequences[*t as usize] as usize, inputs.positions[*t as usize] as usize);
+                let history: Vec<u32> = (0..=position)
+                    .map(|p| self.slots[self.slot(inputs, sequence, p)].expect("a slot is read before it is written"))
+                    .collect();
+                FakeDevice::row(&history, vocabulary)
+            })
+            .collect();
+        Ok(())
+    }
+
+    fn output(&self, name: &str) -> Option<&[f32]> {
+        (name == "logits").then_some(self.logits.as_slice())
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        DeviceMemory::default()
+    }
+}
