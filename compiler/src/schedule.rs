@@ -39,15 +39,15 @@ fn dependencies(program: &Program) -> DiGraph<usize, ()> {
         for (_, arg) in &launch.args {
             match arg {
                 Arg::Buffer(id, Access::Read | Access::Update) => {
-                    writers.get(id).into_iter().for_each(|w| drop(graph.update_edge(*w, node, ())));
+                    writers.get(id).into_iter().for_each(|w| { graph.update_edge(*w, node, ()); });
                 }
                 Arg::State(state, access) => {
-                    updates.get(state).into_iter().for_each(|w| drop(graph.update_edge(*w, node, ())));
+                    updates.get(state).into_iter().for_each(|w| { graph.update_edge(*w, node, ()); });
                     if *access == Access::Read {
                         reads.entry(*state).or_default().push(node);
                     } else {
                         let earlier = reads.remove(state).unwrap_or_default();
-                        earlier.into_iter().for_each(|r| drop(graph.update_edge(r, node, ())));
+                        earlier.into_iter().for_each(|r| { graph.update_edge(r, node, ()); });
                         updates.insert(*state, node);
                     }
                 }

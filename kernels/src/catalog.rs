@@ -217,7 +217,7 @@ pub static KERNELS: &[KernelInfo] = &[
         },
         blocks: |_, p| kv_append::blocks(p),
         scratch: |_, _| 0,
-        select: |variant, _| kv_append::select(variant),
+        select: kv_append::select,
     ),
     kernel!(
         "attention",

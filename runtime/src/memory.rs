@@ -13,10 +13,27 @@ pub fn resident_bytes() -> Option<u64> {
     status_field("VmRSS:")
 }
 
+/// Memory of the machine that programs may still take, in bytes; `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// Most memory this process could ever have, in bytes: the machine's, or less where its control group is limited; `None`
+/// where the system does not tell.
+pub fn limit_bytes() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemTotal:"));
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(group).min()
+}
+
 /// A field of `/proc/self/status` that is given in kB.
 fn status_field(name: &str) -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    field(&fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// A line `NAME: N kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -40,5 +57,6 @@ mod tests {
         assert!(peak_bytes().unwrap() > 64 << 20);
         assert!(max_resident().unwrap() > 64 << 20);
         assert!(resident_bytes().unwrap() > 0);
+        assert!(limit_bytes().unwrap() > peak_bytes().unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary embedding: turns pairs of each head's dimensions by `position · inv_freq`.
 //!
-//! Sine and cosine are computed once for a token and pair and used for all heads.
+//! Sine and cosine are computed once for a token and pair and used for all heads. The angle is the product rounded to
+//! f32, as models are trained with it; its sine and cosine are those of the rounded angle, however large.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::ops::Range;
 use super::CpuKernel;
 use super::isa::Isa;
 use super::math;
-use super::simd::{self, Body, Simd};
+use super::simd::{self, Body, LANES, Simd};
 use crate::abi::RopeParams;
 
 /// Blocks of the launch's grid: one a token.
@@ -39,9 +40,9 @@ impl Body for Rope {
             let (sin, cos) = table.split_at_mut(pairs);
             let inv_freq = std::slice::from_raw_parts(p.inv_freq, pairs);
             for token in blocks.start..blocks.end.min(p.tokens as usize) {
-                let position = f64::from(*p.positions.add(token));
+                let position = *p.positions.add(token) as f32;
                 for ((s, c), f) in sin.iter_mut().zip(&mut *cos).zip(inv_freq) {
-                    let (sin, cos) = math::sin_cos(position * f64::from(*f));
+                    let (sin, cos) = math::sin_cos(f64::from(position * f));
                     (*s, *c) = (sin * p.scale, cos * p.scale);
                 }
                 let width = (p.heads * p.head_dim) as usize;
@@ -64,14 +65,56 @@ unsafe fn turn(p: &RopeParams, x: *const f32, out: *mut f32, sin: &[f32], cos: &
     let (pairs, dim) = (sin.len(), p.head_dim as usize);
     // SAFETY: the caller says so; 2 · pairs is at most the head's dimension.
     unsafe {
-        for i in 0..pairs {
-            let (first, second) = if p.interleaved != 0 { (2 * i, 2 * i + 1) } else { (i, i + pairs) };
-            let (a, b) = (*x.add(first), *x.add(second));
-            *out.add(first) = a.mul_add(cos[i], -(b * sin[i]));
-            *out.add(second) = a.mul_add(sin[i], b * cos[i]);
+        if p.interleaved != 0 {
+            turn_neighbours(x, out, sin, cos);
+        } else {
+            turn_halves(x, out, sin, cos);
         }
         if !std::ptr::eq(x, out) {
             std::ptr::copy_nonoverlapping(x.add(2 * pairs), out.add(2 * pairs), dim - 2 * pairs);
         }
+    }
+}
+
+#[inline(always)]
+fn turned(a: f32, b: f32, sin: f32, cos: f32) -> (f32, f32) {
+    (a.mul_add(cos, -(b * sin)), a.mul_add(sin, b * cos))
+}
+
+/// Pairs `(i, i + pairs)`. Whole vectors are read before they are written, as `x` may be `out`.
+///
+/// # Safety
+/// As [`turn`].
+#[inline(always)]
+unsafe fn turn_halves(x: *const f32, out: *mut f32, sin: &[f32], cos: &[f32]) {
+    let pairs = sin.len();
+    let whole = pairs / LANES * LANES;
+    // SAFETY: as the caller says.
+    unsafe {
+        for i in (0..whole).step_by(LANES) {
+            let a = x.add(i).cast::<[f32; LANES]>().read_unaligned();
+            let b = x.add(i + pairs).cast::<[f32; LANES]>().read_unaligned();
+            let (mut first, mut second) = ([0f32; LANES], [0f32; LANES]);
+            for l in 0..LANES {
+                (first[l], second[l]) = turned(a[l], b[l], sin[i + l], cos[i + l]);
+            }
+            out.add(i).cast::<[f32; LANES]>().write_unaligned(first);
+            out.add(i + pairs).cast::<[f32; LANES]>().write_unaligned(second);
+        }
+        for i in whole..pairs {
+            (*out.add(i), *out.add(i + pairs)) = turned(*x.add(i), *x.add(i + pairs), sin[i], cos[i]);
+        }
+    }
+}
+
+/// Pairs `(2i, 2i + 1)`.
+///
+/// # Safety
+/// As [`turn`].
+#[inline(always)]
+unsafe fn turn_neighbours(x: *const f32, out: *mut f32, sin: &[f32], cos: &[f32]) {
+    for (i, (sin, cos)) in sin.iter().zip(cos).enumerate() {
+        // SAFETY: as the caller says.
+        unsafe { (*out.add(2 * i), *out.add(2 * i + 1)) = turned(*x.add(2 * i), *x.add(2 * i + 1), *sin, *cos) };
     }
 }

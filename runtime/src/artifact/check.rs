@@ -2,18 +2,19 @@
 //!
 //! Everything here returns the field and the fault; the caller knows the file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ir::op::PAGE_TOKENS;
-use ir::program::{Access, Arg, Launch, Program};
+use ir::program::{Access, Arg, Binding, Launch, Program};
 use ir::types::{DType, Dim, TensorType};
 use kernels::catalog::{self, FieldKind};
 
 use super::error::Fault;
 use super::extents::{self, Call, Extents, Pointer, Role};
-use super::manifest::{Bucket, Layout, Manifest};
+use super::manifest::{Bucket, Layout, Manifest, WeightInfo};
 
 type Checked = Result<(), (String, Fault)>;
+type Weights<'a> = HashMap<&'a str, &'a WeightInfo>;
 
 /// The step's inputs and their shapes, in symbols.
 const INPUTS: &[(&str, &[&str])] = &[
@@ -114,11 +115,12 @@ pub(super) fn check_program(program: &Program, bucket: &Bucket, manifest: &Manif
     expect("launches", bucket.launches, program.launches.len() as u64)?;
     check_symbols(program, bucket, manifest)?;
     check_inputs(program)?;
-    check_weights(program, manifest)?;
+    let by_name: Weights = manifest.weights.iter().map(|w| (w.name.as_str(), w)).collect();
+    let weights = check_weights(program, &by_name)?;
     check_states(program, manifest)?;
     check_outputs(program, manifest)?;
     program.launches.iter().enumerate().try_for_each(|(i, launch)| {
-        check_launch(program, launch, manifest)
+        check_launch(&Site { program, launch, manifest, weights: &weights })
             .map_err(|(field, fault)| (format!("launch {i} {} {:?} {field}", launch.kernel, launch.label), fault))
     })
 }
@@ -162,10 +164,11 @@ fn check_inputs(program: &Program) -> Checked {
     Ok(())
 }
 
-fn check_weights(program: &Program, manifest: &Manifest) -> Checked {
-    for weight in &program.weights {
+/// The manifest's weights of a program's, in the program's order.
+fn check_weights<'a>(program: &Program, weights: &Weights<'a>) -> Result<Vec<&'a WeightInfo>, (String, Fault)> {
+    let check = |weight: &Binding| {
         let field = format!("weight {:?}", weight.name);
-        let Some(info) = manifest.weights.iter().find(|w| w.name == weight.name) else {
+        let Some(info) = weights.get(weight.name.as_str()) else {
             return Err((field, Fault::Invalid("the manifest has no such weight".into())));
         };
         expect(&field, info.dtype.as_str(), weight.ty.dtype.name())?;
@@ -173,8 +176,9 @@ fn check_weights(program: &Program, manifest: &Manifest) -> Checked {
         if shape != weight.ty.shape {
             return Err((field, Fault::mismatch(format!("the manifest's shape {:?}", info.shape), "another shape")));
         }
-    }
-    Ok(())
+        Ok(*info)
+    };
+    program.weights.iter().map(check).collect()
 }
 
 fn check_states(program: &Program, manifest: &Manifest) -> Checked {
@@ -200,7 +204,8 @@ fn check_states(program: &Program, manifest: &Manifest) -> Checked {
 fn check_outputs(program: &Program, manifest: &Manifest) -> Checked {
     let vocabulary = Dim::Const(manifest.model.vocab_size);
     let expected = symbol(program, "R").map(|rows| TensorType::new(DType::F32, [rows, vocabulary]));
-    let found = program.outputs.iter().find(|(name, _)| name == "logits").map(|(_, id)| &program.buffers[id.0 as usize].ty);
+    let found =
+        program.outputs.iter().find(|(name, _)| name == "logits").map(|(_, id)| &program.buffers[id.0 as usize].ty);
     if expected.is_none() || found != expected.as_ref() || program.outputs.len() != 1 {
         let fault = Fault::Invalid(format!("a step has one output, logits f32[R, {}]", manifest.model.vocab_size));
         return Err(("output".into(), fault));
@@ -208,7 +213,8 @@ fn check_outputs(program: &Program, manifest: &Manifest) -> Checked {
     Ok(())
 }
 
-fn check_launch(program: &Program, launch: &Launch, manifest: &Manifest) -> Checked {
+fn check_launch(site: &Site) -> Checked {
+    let Site { program, launch, manifest, .. } = site;
     let unknown = |field: &str, message: String| (field.to_string(), Fault::Invalid(message));
     let (Some(kernel), Some(extents)) = (catalog::lookup(&launch.kernel), extents::lookup(&launch.kernel)) else {
         return Err(unknown("kernel", "this build has no such kernel".into()));
@@ -234,7 +240,7 @@ fn check_launch(program: &Program, launch: &Launch, manifest: &Manifest) -> Chec
     }
     let (max_tokens, vocabulary) = (symbol_max(program, "T"), manifest.model.vocab_size);
     let call = Call { variant: &launch.variant, counts: &counts, max_tokens, vocabulary };
-    check_extents(&Site { program, launch, manifest }, extents, &call)
+    check_extents(site, extents, &call)
 }
 
 fn product(dims: &[Dim], bounds: &[u64]) -> Option<u64> {
@@ -250,6 +256,8 @@ struct Site<'a> {
     program: &'a Program,
     launch: &'a Launch,
     manifest: &'a Manifest,
+    /// Of the program, in its order.
+    weights: &'a [&'a WeightInfo],
 }
 
 impl Site<'_> {
@@ -289,9 +297,14 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
         }
         (Role::Values | Role::OptionalValues, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Plain),
         (Role::Values | Role::OptionalValues, _) => wrong("a buffer that is read, or a plain weight"),
-        (Role::Packed, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Rows16),
+        (Role::Packed, Arg::Weight(i)) => {
+            check_stored_type(site, site.program.weights[*i as usize].ty.dtype.name())?;
+            weight_bytes(site, *i, Layout::Rows16)
+        }
         (Role::Packed, _) => wrong("a packed weight"),
-        (Role::Metadata(name), Arg::Input(i)) if program.inputs[*i as usize].name == name => metadata_bytes(site, pointer, *i),
+        (Role::Metadata(name), Arg::Input(i)) if program.inputs[*i as usize].name == name => {
+            metadata_bytes(site, pointer, *i)
+        }
         (Role::Metadata(name), _) => wrong(&format!("input {name:?}")),
         (Role::Result(in_place), Arg::Buffer(id, Access::Write | Access::Update)) => {
             let same = |(_, a): &&(String, Arg)| matches!(a, Arg::Buffer(other, _) if other == id);
@@ -302,7 +315,9 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
             Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
         }
         (Role::Result(_), _) => wrong("a buffer that is written"),
-        (Role::PagesRead, Arg::State(_, Access::Read)) | (Role::PagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
+        (Role::PagesRead, Arg::State(_, Access::Read))
+        | (Role::PagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
+            check_stored_type(site, &site.manifest.kv.dtype)?;
             Ok(Some(site.manifest.kv.page_bytes_per_layer))
         }
         (Role::PagesRead, _) => wrong("a state that is read"),
@@ -310,13 +325,21 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
     }
 }
 
-fn weight_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {
-    let name = &site.program.weights[i as usize].name;
-    match site.manifest.weights.iter().find(|w| w.name == *name) {
-        Some(w) if w.layout == layout => Ok(Some(w.bytes)),
-        Some(w) => Err(Fault::mismatch(format!("a weight in layout {layout:?}"), format!("layout {:?}", w.layout))),
-        None => Err(Fault::Invalid(format!("the manifest has no weight {name:?}"))),
+/// A variant's name starts with the type of the weight or of the pages.
+fn check_stored_type(site: &Site, stored: &str) -> Result<(), Fault> {
+    let variant = &site.launch.variant;
+    match variant.split('.').next() {
+        Some(first) if first == stored => Ok(()),
+        _ => Err(Fault::mismatch(format!("a variant for {stored}"), format!("variant {variant:?}"))),
     }
+}
+
+fn weight_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {
+    let weight = site.weights[i as usize];
+    if weight.layout == layout {
+        return Ok(Some(weight.bytes));
+    }
+    Err(Fault::mismatch(format!("a weight in layout {layout:?}"), format!("layout {:?}", weight.layout)))
 }
 
 /// The counts of a metadata field must be the input's own dimensions, so that in every step they are what was checked.
@@ -328,9 +351,7 @@ fn metadata_bytes(site: &Site, pointer: &Pointer, input: u32) -> Result<Option<u
         _ => ("tokens", ty.shape.first()),
     };
     match (site.arg(field), dim) {
-        (Some(Arg::Size(dims)), Some(dim)) if dims.as_slice() == [*dim] => {
-            Ok(ty.bytes(&site.program.upper_bounds()))
-        }
+        (Some(Arg::Size(dims)), Some(dim)) if dims.as_slice() == [*dim] => Ok(ty.bytes(&site.program.upper_bounds())),
         _ => Err(Fault::Invalid(format!("{field} must be the input's own dimension"))),
     }
 }

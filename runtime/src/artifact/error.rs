@@ -109,7 +109,8 @@ impl fmt::Display for ArtifactError {
         let separator = if self.field.is_empty() { "" } else { ": " };
         let text = format!("{}: {}{separator}{}", self.file.display(), self.field, self.fault);
         // Names in a damaged artifact may hold anything; the message stays one line.
-        text.chars().try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
+        text.chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 

@@ -34,12 +34,15 @@ pub(super) struct Pointer {
     pub bytes: fn(&Call) -> Option<u64>,
 }
 
+/// A condition on the counts and its name.
+type Rule = (&'static str, fn(&Call) -> Option<bool>);
+
 /// One kernel's row.
 pub(super) struct Extents {
     pub kernel: &'static str,
     pub pointers: &'static [Pointer],
     /// What else must hold of the counts, in words.
-    pub rules: &'static [(&'static str, fn(&Call) -> Option<bool>)],
+    pub rules: &'static [Rule],
 }
 
 /// Variant and counts of a launch, at their upper bounds.
@@ -81,7 +84,9 @@ impl Call<'_> {
     }
 
     fn page(&self) -> Option<u64> {
-        self.product(&["kv_heads", "head_dim"])?.checked_mul(2 * PAGE_TOKENS)?.checked_mul(self.dtype(0)?.element_bytes()?)
+        self.product(&["kv_heads", "head_dim"])?
+            .checked_mul(2 * PAGE_TOKENS)?
+            .checked_mul(self.dtype(0)?.element_bytes()?)
     }
 
     fn divides(&self, divisor: &str, field: &str) -> Option<bool> {
@@ -162,9 +167,7 @@ pub(super) const EXTENTS: &[Extents] = &[
             pointer("inv_freq", Role::Values, |c| c.words(&["pairs"])),
             pointer("out", Role::Result(&["x"]), HEADS),
         ],
-        rules: &[("head_dim must hold all pairs", |c| {
-            Some(c.count("pairs")?.checked_mul(2)? <= c.count("head_dim")?)
-        })],
+        rules: &[("head_dim must hold all pairs", |c| Some(c.count("pairs")?.checked_mul(2)? <= c.count("head_dim")?))],
     },
     Extents {
         kernel: "kv_append",

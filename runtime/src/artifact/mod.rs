@@ -170,7 +170,10 @@ fn read_program(folder: &Folder, manifest: &Manifest, bucket: &Bucket) -> Result
     let text = String::from_utf8(text).map_err(|_| at(String::new())(Fault::Invalid("the text is no UTF-8".into())))?;
     let program = parse_program(&text).map_err(|e| at(String::new())(e.into()))?;
     if program.buffers.len() > MAX_BUFFERS {
-        return Err(at(String::new())(Fault::mismatch(format!("at most {MAX_BUFFERS} buffers"), program.buffers.len())));
+        return Err(at(String::new())(Fault::mismatch(
+            format!("at most {MAX_BUFFERS} buffers"),
+            program.buffers.len(),
+        )));
     }
     verify_program(&program).map_err(|e| at(String::new())(e.into()))?;
     check::check_program(&program, bucket, manifest).map_err(|(field, fault)| at(field)(fault))?;

@@ -85,7 +85,7 @@ fn other_schema_versions_are_refused_whatever_else_they_hold() {
         (r#"{"schema": -1}"#, "invalid value"),
         (r#"{"schema": 1}"#, "missing field `producer`"),
         ("", "EOF"),
-        ("[]", "schema"),
+        ("[]", "struct Version"),
     ] {
         fs::write(folder.path().join(MANIFEST_FILE), text).unwrap();
         let error = refused(folder.path());
@@ -149,18 +149,24 @@ fn programs_that_leave_their_memory_are_refused() {
     for (from, to, expected) in [
         ("arena ", "arena 1", "arena"),
         ("launch embedding", "launch embeding", "no such kernel"),
-        ("\"f32.f32\"", "\"q8_0.f32\"", "field"),
+        ("\"f32.f32\"", "\"q8_0.f32\"", "a variant for f32"),
+        ("attention \"f32\"", "attention \"f16\"", "a variant for f32"),
+        ("kv_append \"f32\"", "kv_append \"f16\"", "a variant for f32"),
+        ("embedding \"f32\"", "embedding \"f16\"", "a variant for f32"),
         ("\"f32.f32\"", "\"f32\"", "no variant"),
         ("read %1, w = weight \"q\"", "read %8, w = weight \"q\"", "read before it is written"),
-        ("out = write %2, tokens = T, rows = 32", "out = write %3, tokens = T, rows = 32", "out: 256"),
+        ("buffer %2 : f32[T, 32]", "buffer %2 : f32[T, 31]", "out: 496"),
         ("tokens = T, rows = 40, cols = 32", "tokens = T, rows = 39, cols = 32", "vocabulary"),
-        ("rows = 40, cols = 32, reserved = 0} \"embed\"", "rows = 41, cols = 32, reserved = 0} \"embed\"", "table"),
+        ("rows = 40, cols = 32, reserved = 0} \"embed\"", "rows = 49, cols = 32, reserved = 0} \"embed\"", "table"),
         ("tokens = R, rows = 40", "tokens = R, rows = 56", "w:"),
         ("tokens = T, heads = 2, head_dim = 16, pairs = 8", "tokens = T, heads = 3, head_dim = 16, pairs = 8", "x:"),
         ("pairs = 8", "pairs = 9", "head_dim must hold"),
         ("heads = 2, kv_heads = 1", "heads = 2, kv_heads = 0", "multiple of kv_heads"),
-        ("kv_heads = 1, head_dim = 16, page_table_stride = P} \"append\"",
-         "kv_heads = 2, head_dim = 16, page_table_stride = P} \"append\"", "k:"),
+        (
+            "kv_heads = 1, head_dim = 16, page_table_stride = P} \"append\"",
+            "kv_heads = 2, head_dim = 16, page_table_stride = P} \"append\"",
+            "k:",
+        ),
         ("page_table_stride = P} \"append\"", "page_table_stride = 9} \"append\"", "page_table_stride"),
         ("rows = input \"logit_rows\"", "rows = input \"ids\"", "logit_rows"),
         ("positions = input \"positions\", inv", "positions = input \"ids\", inv", "positions"),
@@ -172,7 +178,7 @@ fn programs_that_leave_their_memory_are_refused() {
         ("w = weight \"q\"", "w = read %0", "packed weight"),
         ("bias = null", "bias = weight \"rope.inv_freq\"", "bias"),
         ("x = read %0, weight", "x = null, weight", "x:"),
-        ("out = write %1, rows", "out = update %0, rows", "write over its operand x"),
+        ("%9,", "%8,", "write over its operand x"),
         ("kv = update state \"kv.0\"", "kv = read state \"kv.0\"", "kv"),
         ("cols = 32, eps = float 1e-5", "cols = float 1.0, eps = float 1e-5", "cols"),
         ("eps = float 1e-5, reserved", "epsilon = float 1e-5, reserved", "fields"),
@@ -187,6 +193,7 @@ fn programs_that_leave_their_memory_are_refused() {
         let text = fs::read_to_string(folder.path().join(PROGRAM)).unwrap();
         assert!(text.contains(from), "{from}");
         replace(folder.path(), &mut manifest, PROGRAM, text.replace(from, to).as_bytes());
+        assert!(open(folder.path()).is_err(), "{from} -> {to} is accepted");
         let error = refused(folder.path());
         assert!(error.contains(expected) && error.contains(PROGRAM), "{from} -> {to}: {error}");
     }

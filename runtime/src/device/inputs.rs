@@ -86,7 +86,9 @@ fn length(input: &'static str, found: usize, allowed: std::ops::RangeInclusive<u
 fn indexes(input: &'static str, values: &[i32], bound: u64) -> Result<(), InputError> {
     match values.iter().find(|v| u64::try_from(**v).map_or(true, |v| v >= bound)) {
         None => Ok(()),
-        Some(bad) => Err(InputError { input, expected: format!("values from 0 to below {bound}"), found: bad.to_string() }),
+        Some(bad) => {
+            Err(InputError { input, expected: format!("values from 0 to below {bound}"), found: bad.to_string() })
+        }
     }
 }
 

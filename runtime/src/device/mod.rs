@@ -70,6 +70,21 @@ pub enum DeviceError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// More memory would be needed than there is.
+    #[error(
+        "{needed} bytes of memory are needed ({arena} for results, {kv} for the KV cache), but there are only {limit}; \
+         choose a shorter context or fewer sequences"
+    )]
+    TooLarge {
+        /// Bytes in all, apart from mapped weights.
+        needed: u64,
+        /// Bytes of the arena.
+        arena: u64,
+        /// Bytes of KV pages.
+        kv: u64,
+        /// What this process may have.
+        limit: u64,
+    },
     /// A thread could not be started.
     #[error("cannot start thread {thread}: {source}; ask for fewer threads")]
     Thread {
@@ -202,7 +217,11 @@ pub enum LoadError {
 ///
 /// # Errors
 /// If none fits the artifact, or memory or threads are lacking.
-pub fn load(choice: DeviceChoice, artifact: Arc<Artifact>, options: &LoadOptions) -> Result<Box<dyn Device>, LoadError> {
+pub fn load(
+    choice: DeviceChoice,
+    artifact: Arc<Artifact>,
+    options: &LoadOptions,
+) -> Result<Box<dyn Device>, LoadError> {
     select(choice, &artifact.manifest().target)?;
     Ok(Box::new(cpu::CpuDevice::load(artifact, options)?))
 }

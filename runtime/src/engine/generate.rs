@@ -119,7 +119,8 @@ pub fn generate(
     for request in &running {
         engine.close_sequence(request.sequence)?;
     }
-    let finished = running.into_iter().map(|r| Generation { tokens: r.tokens, finish: r.finish.unwrap_or(FinishReason::Length) });
+    let finished =
+        running.into_iter().map(|r| Generation { tokens: r.tokens, finish: r.finish.unwrap_or(FinishReason::Length) });
     Ok((finished.collect(), timings?))
 }
 
@@ -154,7 +155,12 @@ fn advance_all(
             let token = choose(&mut sampler, logits, requests, running, request)?;
             timings.generated_tokens += 1;
             last[request] = token;
-            accept(&requests[request], &mut running[request], TokenEvent { request, token, index: 0, logits }, on_token);
+            accept(
+                &requests[request],
+                &mut running[request],
+                TokenEvent { request, token, index: 0, logits },
+                on_token,
+            );
         }
         if first {
             (timings.first_token, first) = (start.elapsed(), false);

@@ -129,7 +129,8 @@ impl Engine {
         let max_context = artifact.manifest().model.max_context;
         let max_model_len = options.max_model_len.unwrap_or(max_context.min(DEFAULT_MODEL_LEN));
         if max_model_len == 0 || max_model_len > max_context {
-            let message = format!("{max_model_len} is not from 1 to {max_context}, the context the artifact was compiled for");
+            let message =
+                format!("{max_model_len} is not from 1 to {max_context}, the context the artifact was compiled for");
             return Err(EngineError::Option { option: "max_model_len", message });
         }
         let pages = options.kv_tokens.unwrap_or(max_model_len).div_ceil(PAGE_TOKENS);
@@ -333,7 +334,12 @@ impl Engine {
         result
     }
 
-    fn run_sub_step(&mut self, chunks: &[Chunk], staging: &mut Staging, rows: usize) -> Result<Option<usize>, EngineError> {
+    fn run_sub_step(
+        &mut self,
+        chunks: &[Chunk],
+        staging: &mut Staging,
+        rows: usize,
+    ) -> Result<Option<usize>, EngineError> {
         self.stage(chunks, staging)?;
         let tokens = staging.ids.len();
         let fits = |(max_tokens, max_rows): &(usize, usize)| *max_tokens >= tokens && *max_rows >= rows.max(1);

@@ -56,7 +56,8 @@ fn bad_steps_are_errors_and_change_nothing() {
     let closed = engine.open_sequence();
     engine.close_sequence(closed).unwrap();
     let unknown = [VOCABULARY as u32];
-    let bad: Vec<(Vec<Chunk>, fn(&EngineError) -> bool)> = vec![
+    type IsExpected = fn(&EngineError) -> bool;
+    let bad: Vec<(Vec<Chunk>, IsExpected)> = vec![
         (vec![chunk(a, &[])], |e| matches!(e, EngineError::EmptyChunk { chunk: 0 })),
         (vec![chunk(b, &[1]), chunk(a, &unknown)], |e| matches!(e, EngineError::UnknownToken { token: 40, .. })),
         (vec![chunk(a, &[1]), chunk(a, &[2])], |e| matches!(e, EngineError::RepeatedSequence { chunk: 1 })),
@@ -133,7 +134,7 @@ proptest! {
                     }
                 }
             }
-            if next % 2 == 0 {
+            if next.is_multiple_of(2) {
                 let logits = engine.step(&chunks).unwrap();
                 prop_assert_eq!(logits.rows(), expected.len());
                 prop_assert_eq!(logits.values(), expected.into_iter().flat_map(|(.., row)| row).collect::<Vec<_>>());
@@ -224,11 +225,8 @@ fn a_ragged_batch_on_the_processor_has_the_bits_of_single_sequences() {
         })
         .collect();
     let ids: Vec<_> = prompts.iter().map(|_| engine.open_sequence()).collect();
-    let chunks: Vec<Chunk> = ids
-        .iter()
-        .zip(&prompts)
-        .map(|(id, tokens)| Chunk { sequence: *id, tokens, logits: Rows::All })
-        .collect();
+    let chunks: Vec<Chunk> =
+        ids.iter().zip(&prompts).map(|(id, tokens)| Chunk { sequence: *id, tokens, logits: Rows::All }).collect();
     assert_eq!(engine.step(&chunks).unwrap().values(), alone.concat());
     let expected = reference_logits(&TinyModel::new(), &prompts[3]).concat();
     assert!(alone[3].iter().zip(expected).all(|(a, e)| (f64::from(*a) - e).abs() < 1e-4));

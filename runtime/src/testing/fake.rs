@@ -98,7 +98,8 @@ impl Device for FakeDevice {
             .logit_rows
             .iter()
             .flat_map(|t| {
-                let (sequence, position) = (inputs.sequences[*t as usize] as usize, inputs.positions[*t as usize] as usize);
+                let (sequence, position) =
+                    (inputs.sequences[*t as usize] as usize, inputs.positions[*t as usize] as usize);
                 let history: Vec<u32> = (0..=position)
                     .map(|p| self.slots[self.slot(inputs, sequence, p)].expect("a slot is read before it is written"))
                     .collect();

@@ -53,12 +53,15 @@ fn attend(query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
     for head in 0..HEADS {
         let shared = head * KV_HEADS / HEADS * HEAD_DIM;
         let query = &query[head * HEAD_DIM..][..HEAD_DIM];
-        let score = |key: &Vec<f64>| query.iter().zip(&key[shared..]).map(|(q, k)| q * k).sum::<f64>() * f64::from(SCALE);
+        let score =
+            |key: &Vec<f64>| query.iter().zip(&key[shared..]).map(|(q, k)| q * k).sum::<f64>() * f64::from(SCALE);
         let scores: Vec<f64> = keys.iter().map(score).collect();
         let greatest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - greatest).exp()).collect();
         let total: f64 = weights.iter().sum();
-        out.extend((0..HEAD_DIM).map(|i| weights.iter().zip(values).map(|(w, v)| w * v[shared + i]).sum::<f64>() / total));
+        out.extend(
+            (0..HEAD_DIM).map(|i| weights.iter().zip(values).map(|(w, v)| w * v[shared + i]).sum::<f64>() / total),
+        );
     }
     out
 }

@@ -65,7 +65,17 @@ impl TinyModel {
     pub fn program(tokens: u64, rows: u64) -> String {
         let (h, q, kv, v) = (HIDDEN, HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, VOCABULARY);
         let buffers = [
-            ("T", h), ("T", h), ("T", q), ("T", kv), ("T", kv), ("T", q), ("T", h), ("T", h), ("R", h), ("R", h), ("R", v),
+            ("T", h),
+            ("T", h),
+            ("T", q),
+            ("T", kv),
+            ("T", kv),
+            ("T", q),
+            ("T", h),
+            ("T", h),
+            ("R", h),
+            ("R", h),
+            ("R", v),
         ];
         let (mut offset, mut lines) = (0, String::new());
         for (i, (dim, cols)) in buffers.iter().enumerate() {
@@ -73,16 +83,23 @@ impl TinyModel {
             let count = if *dim == "T" { tokens } else { rows };
             offset += (count * *cols as u64 * 4).next_multiple_of(256);
         }
-        let norm = |x, w, out, rows| format!(
-            "  launch rms_norm \"\" {{x = read %{x}, weight = weight \"{w}\", out = write %{out}, rows = {rows}, cols = {h}, eps = float {EPS:?}, reserved = 0}} \"{w}\"\n"
-        );
-        let matmul = |x, w, bias: &str, out, tokens, rows: usize, cols: usize| format!(
-            "  launch matmul \"f32.f32\" {{x = read %{x}, w = weight \"{w}\", bias = {bias}, out = write %{out}, tokens = {tokens}, rows = {rows}, cols = {cols}, reserved = 0}} \"{w}\"\n"
-        );
-        let rope = |x, heads, label| format!(
-            "  launch rope \"\" {{x = read %{x}, positions = input \"positions\", inv_freq = weight \"rope.inv_freq\", out = update %{x}, tokens = T, heads = {heads}, head_dim = {HEAD_DIM}, pairs = {PAIRS}, interleaved = 0, scale = float 1.0}} \"{label}\"\n"
-        );
-        let paged = "positions = input \"positions\", sequences = input \"sequences\", page_table = input \"page_table\"";
+        let norm = |x, w, out, rows| {
+            format!(
+                "  launch rms_norm \"\" {{x = read %{x}, weight = weight \"{w}\", out = write %{out}, rows = {rows}, cols = {h}, eps = float {EPS:?}, reserved = 0}} \"{w}\"\n"
+            )
+        };
+        let matmul = |x, w, bias: &str, out, tokens, rows: usize, cols: usize| {
+            format!(
+                "  launch matmul \"f32.f32\" {{x = read %{x}, w = weight \"{w}\", bias = {bias}, out = write %{out}, tokens = {tokens}, rows = {rows}, cols = {cols}, reserved = 0}} \"{w}\"\n"
+            )
+        };
+        let rope = |x, heads, label| {
+            format!(
+                "  launch rope \"\" {{x = read %{x}, positions = input \"positions\", inv_freq = weight \"rope.inv_freq\", out = update %{x}, tokens = T, heads = {heads}, head_dim = {HEAD_DIM}, pairs = {PAIRS}, interleaved = 0, scale = float 1.0}} \"{label}\"\n"
+            )
+        };
+        let paged =
+            "positions = input \"positions\", sequences = input \"sequences\", page_table = input \"page_table\"";
         [
             format!("program \"tokens-{tokens}\" {{\n  sym T in 1..={tokens}\n  sym S in 1..={MAX_SEQUENCES}\n"),
             format!("  sym P in 1..={}\n  sym R in 1..={rows}\n  sym N in 1..=65536\n  arena {offset}\n", MAX_CONTEXT / 16),

@@ -7,6 +7,7 @@
 use ir::quant::activations::{SUM_COLUMNS, row_bytes};
 
 use super::weights::GROUP;
+use crate::cpu::simd::Simd;
 
 /// 32 columns of one token as f32.
 pub(crate) type Numbers = [f32; GROUP];
@@ -58,7 +59,7 @@ pub(crate) fn integer_row_bytes(cols: usize) -> usize {
 /// # Safety
 /// `row` and the records must be valid.
 #[inline(always)]
-pub(crate) unsafe fn stage_integers(
+pub(crate) unsafe fn stage_integers<S: Simd>(
     row: *const u8,
     groups: usize,
     (zero, halves): (i32, bool),
@@ -70,9 +71,9 @@ pub(crate) unsafe fn stage_integers(
         let scales = row.add(groups * GROUP).cast::<f32>();
         let sums = scales.add(groups);
         for group in 0..groups {
-            let q = row.add(group * GROUP).cast::<[i8; GROUP]>().read();
-            let start = if zero == 0 { [0; 2] } else { starts(&q, zero, halves) };
-            let q = row.add(group * GROUP).cast::<[i32; GROUP / 4]>().read_unaligned();
+            let from = row.add(group * GROUP);
+            let start = if zero == 0 { [0; 2] } else { starts::<S>(from.cast(), zero, halves) };
+            let q = from.cast::<[i32; GROUP / 4]>().read_unaligned();
             let d = scales.add(group).read_unaligned();
             let sum = sums.add(2 * group).read_unaligned() + sums.add(2 * group + 1).read_unaligned();
             *to.add(group * stride) = Integers { q, start, d, sum };
@@ -80,12 +81,13 @@ pub(crate) unsafe fn stage_integers(
     }
 }
 
+/// Where the integer sums of the 32 integers at `q` begin.
+///
+/// # Safety
+/// As [`Simd`].
 #[inline(always)]
-fn starts(q: &[i8; GROUP], zero: i32, halves: bool) -> [i32; 2] {
-    let mut sums = [0; 2];
-    for i in 0..SUM_COLUMNS {
-        sums[0] -= i32::from(q[i]);
-        sums[1] -= i32::from(q[SUM_COLUMNS + i]);
-    }
-    if halves { [zero * sums[0], zero * sums[1]] } else { [zero * (sums[0] + sums[1]), 0] }
+unsafe fn starts<S: Simd>(q: *const i8, zero: i32, halves: bool) -> [i32; 2] {
+    // SAFETY: both halves are valid.
+    let [first, second] = unsafe { [S::sum_i8(q), S::sum_i8(q.add(SUM_COLUMNS))] };
+    if halves { [-zero * first, -zero * second] } else { [-zero * (first + second), 0] }
 }

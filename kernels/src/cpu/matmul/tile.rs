@@ -169,7 +169,7 @@ impl<P: Planes, C: Scales, const ZERO: i32> Product for IntegerProduct<Quantised
     unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Integers, stride: usize) {
         let zero = if P::BITS == 8 { ZERO - S::WIDE_SHIFT } else { ZERO };
         // SAFETY: passed on.
-        unsafe { stage_integers(row, cols / GROUP, (zero, C::HALVES), to, stride) }
+        unsafe { stage_integers::<S>(row, cols / GROUP, (zero, C::HALVES), to, stride) }
     }
 
     #[inline(always)]

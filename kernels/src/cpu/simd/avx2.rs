@@ -107,6 +107,12 @@ impl Simd for Avx2 {
             let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
         }
+        fn sum_i8(from: *const i8) -> i32 {
+            // Sums of 8 unsigned bytes each, of the numbers + 128.
+            let shifted = _mm_xor_si128(_mm_loadu_si128(from.cast()), _mm_set1_epi8(-128));
+            let sums = _mm_sad_epu8(shifted, _mm_setzero_si128());
+            _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 128 * 16
+        }
         fn and(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
             [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])]
         }

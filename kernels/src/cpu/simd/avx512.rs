@@ -55,6 +55,12 @@ impl Simd for Avx512 {
         fn store_i8(to: *mut i8, a: __m512i) { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a)) }
         fn to_f32(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn sum(a: __m512i) -> i32 { _mm512_reduce_add_epi32(a) }
+        fn sum_i8(from: *const i8) -> i32 {
+            // Sums of 8 unsigned bytes each, of the numbers + 128.
+            let shifted = _mm_xor_si128(_mm_loadu_si128(from.cast()), _mm_set1_epi8(-128));
+            let sums = _mm_sad_epu8(shifted, _mm_setzero_si128());
+            _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 128 * 16
+        }
         fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
         fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
         fn shr(a: __m512i, bits: u32) -> __m512i { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits as i32)) }

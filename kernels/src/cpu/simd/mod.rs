@@ -77,6 +77,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn to_f32(a: Self::I) -> Self::F;
     /// The sum of the lanes.
     unsafe fn sum(a: Self::I) -> i32;
+    /// The sum of 16 signed bytes of memory.
+    unsafe fn sum_i8(from: *const i8) -> i32;
     /// Bitwise and.
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
     /// Bitwise or.

@@ -42,6 +42,7 @@ impl Simd for Portable {
         }
         fn load_u8(from: *const u8) -> [f32; LANES] { from.cast::<[u8; LANES]>().read().map(f32::from) }
         fn load_i8(from: *const i8) -> [f32; LANES] { from.cast::<[i8; LANES]>().read().map(f32::from) }
+        fn sum_i8(from: *const i8) -> i32 { from.cast::<[i8; LANES]>().read().map(i32::from).iter().sum() }
         fn load_bytes(from: *const u8) -> [i32; LANES] {
             from.cast::<[[u8; 4]; LANES]>().read().map(i32::from_le_bytes)
         }

@@ -7,7 +7,8 @@ use std::fs;
 /// thread on it gains nothing here.
 pub fn usable_cores() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    let siblings: Option<HashSet<String>> = allowed_processors().map(|cpus| cpus.into_iter().map(siblings_of).collect());
+    let siblings: Option<HashSet<String>> =
+        allowed_processors().map(|cpus| cpus.into_iter().map(siblings_of).collect());
     // A quota may allow less than the affinity mask; an unreadable topology counts each processor as a core.
     siblings.map_or(allowed, |cores| cores.len().clamp(1, allowed))
 }

@@ -51,6 +51,7 @@ impl CpuDevice {
         let threads = choose_threads(options.threads)?;
         let limits = input_limits(&artifact, options.pages)?;
         let manifest = artifact.manifest();
+        check_memory(manifest, options.pages, crate::memory::limit_bytes())?;
         let arena = Region::new("the arena", manifest.arena_bytes())?;
         let kv = Region::new("the KV cache", manifest.page_bytes().saturating_mul(options.pages))?;
         let inputs = InputMemory::reserve(&limits)?;
@@ -148,7 +149,19 @@ fn choose_threads(asked: Option<usize>) -> Result<usize, DeviceError> {
     match asked {
         None => Ok(usable_cores()),
         Some(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
-        Some(n) => Err(DeviceError::Option { option: "threads", message: format!("{n} is not from 1 to {MAX_THREADS}") }),
+        Some(n) => {
+            Err(DeviceError::Option { option: "threads", message: format!("{n} is not from 1 to {MAX_THREADS}") })
+        }
+    }
+}
+
+/// Refuses what can never fit, before anything is reserved: untouched pages cost nothing, so the system would not.
+fn check_memory(manifest: &Manifest, pages: u64, limit: Option<u64>) -> Result<(), DeviceError> {
+    let (arena, kv) = (manifest.arena_bytes(), manifest.page_bytes().saturating_mul(pages));
+    let needed = arena.saturating_add(kv);
+    match limit {
+        Some(limit) if needed > limit => Err(DeviceError::TooLarge { needed, arena, kv, limit }),
+        _ => Ok(()),
     }
 }
 

@@ -152,7 +152,9 @@ impl Plan {
             }
             Arg::Null => Some(std::ptr::null()),
             // SAFETY: the verifier has shown that the buffer lies in the arena.
-            Arg::Buffer(id, _) => Some(unsafe { addresses.arena.byte_add(program.buffers[id.0 as usize].offset as usize) }.cast_const()),
+            Arg::Buffer(id, _) => {
+                Some(unsafe { addresses.arena.byte_add(program.buffers[id.0 as usize].offset as usize) }.cast_const())
+            }
             Arg::Input(i) => (addresses.input)(&program.inputs[*i as usize].name).map(|p| p.cast_const()),
             Arg::Weight(i) => (addresses.weight)(&program.weights[*i as usize].name),
             Arg::State(i, _) => (addresses.state)(&program.states[*i as usize].name).map(|p| p.cast_const()),

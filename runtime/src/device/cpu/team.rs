@@ -1,8 +1,9 @@
 //! A team of threads that executes launch lists together.
 //!
 //! A step is hundreds of launches of a few microseconds each, so handing each to a general thread pool would cost more than
-//! the work. Instead every thread walks the whole list itself and meets the others at a barrier after each phase; within a
-//! phase, blocks are taken in chunks from an atomic counter, so that a thread that was descheduled holds up little.
+//! the work. Instead every thread walks the whole list itself. Within a phase, blocks are taken in chunks from an atomic counter,
+//! and a phase is over when its blocks are done, not when every thread has been there: a thread that was descheduled between
+//! blocks holds up nobody, which on a busy machine is the difference between slow and stuck.
 //! The caller is thread 0. Between steps the others park: an idle engine takes no processor time.
 
 use std::any::Any;
@@ -35,14 +36,17 @@ pub(super) struct Launch {
     pub blocks: usize,
 }
 
-/// Launches between two barriers: one launch, or several of one block that one thread executes in order.
+/// Launches between two meetings: one launch, or several of one block that one thread executes in order.
 #[derive(Debug)]
 struct Phase {
     first: usize,
     end: usize,
     blocks: usize,
     chunk: usize,
+    /// First block not yet taken.
     next: AtomicUsize,
+    /// Blocks executed.
+    done: AtomicUsize,
 }
 
 /// A launch list cut into phases for a number of threads.
@@ -73,13 +77,17 @@ impl LaunchList {
                     blocks: launch.blocks,
                     chunk: (launch.blocks / (CHUNKS_A_THREAD * threads)).max(1),
                     next: AtomicUsize::new(0),
+                    done: AtomicUsize::new(0),
                 }),
             }
         }
     }
 
     fn rewind(&self) {
-        self.phases.iter().for_each(|p| p.next.store(0, Ordering::Relaxed));
+        for phase in &self.phases {
+            phase.next.store(0, Ordering::Relaxed);
+            phase.done.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -97,8 +105,8 @@ struct Shared {
     threads: usize,
     /// Counts steps; a worker executes the list once for each.
     epoch: AtomicU64,
-    /// Phases left by threads in this step, summed over threads.
-    arrived: AtomicUsize,
+    /// Threads that are done with the list in this step.
+    left: AtomicUsize,
     list: UnsafeCell<*const LaunchList>,
     stop: AtomicBool,
     aborted: AtomicBool,
@@ -124,7 +132,7 @@ impl Team {
         let shared = Arc::new(Shared {
             threads,
             epoch: AtomicU64::new(0),
-            arrived: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
             list: UnsafeCell::new(std::ptr::null()),
             stop: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -163,14 +171,14 @@ impl Team {
         }
         list.rewind();
         shared.aborted.store(false, Ordering::Relaxed);
-        shared.arrived.store(0, Ordering::Relaxed);
+        shared.left.store(0, Ordering::Relaxed);
         // SAFETY: workers wait for the next epoch and do not read `list` before they see it.
         unsafe { *shared.list.get() = list };
         shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
         execute(shared, list, self.scratch.as_mut_slice());
-        // Only when all have left the last phase may the list change.
-        wait_for(shared, list.phases.len() * shared.threads);
+        // Only when all have left it may the list change.
+        wait_until(|| shared.left.load(Ordering::Acquire) == shared.threads);
         match shared.aborted.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(lock(&shared.panic).take().unwrap_or(KernelPanic { params: 0, message: String::new() })),
@@ -201,8 +209,7 @@ fn work(shared: &Shared, mut scratch: Region) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the epoch was published after the list was set, and the list lives until all threads have arrived
-        // at the end of its last phase, after which this thread does not use it.
+        // SAFETY: the epoch was published after the list was set, and the list lives until all threads have left it.
         let list = unsafe { &**shared.list.get() };
         execute(shared, list, scratch.as_mut_slice());
     }
@@ -223,17 +230,12 @@ fn next_epoch(shared: &Shared, seen: u64) -> u64 {
 
 /// Executes this thread's share of a list.
 fn execute(shared: &Shared, list: &LaunchList, scratch: &mut [u8]) {
-    // Read once: after this thread's last arrival the list may be gone.
-    let count = list.phases.len();
-    for (i, phase) in list.phases.iter().enumerate() {
-        if !shared.aborted.load(Ordering::Relaxed) {
-            execute_phase(shared, list, phase, scratch);
-        }
-        shared.arrived.fetch_add(1, Ordering::AcqRel);
-        if i + 1 < count {
-            wait_for(shared, (i + 1) * shared.threads);
-        }
+    let aborted = || shared.aborted.load(Ordering::Relaxed);
+    for phase in list.phases.iter().take_while(|_| !aborted()) {
+        execute_phase(shared, list, phase, scratch);
+        wait_until(|| phase.done.load(Ordering::Acquire) >= phase.blocks || aborted());
     }
+    shared.left.fetch_add(1, Ordering::AcqRel);
 }
 
 fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mut [u8]) {
@@ -248,12 +250,14 @@ fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mu
             // SAFETY: by the contract of `Team::run`; the range lies in the grid.
             let call = || unsafe { (launch.kernel)(launch.params, blocks.clone(), scratch) };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-                lock(&shared.panic).get_or_insert(KernelPanic { params: launch.params.addr(), message: text(&*payload) });
-                // The other threads skip what is left, but still meet at the barriers.
+                lock(&shared.panic)
+                    .get_or_insert(KernelPanic { params: launch.params.addr(), message: text(&*payload) });
+                // The other threads skip what is left.
                 shared.aborted.store(true, Ordering::Relaxed);
                 return;
             }
         }
+        phase.done.fetch_add(blocks.len(), Ordering::AcqRel);
     }
 }
 
@@ -262,11 +266,11 @@ fn text(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without message").to_string()
 }
 
-/// Waits until `count` phases have been left.
-fn wait_for(shared: &Shared, count: usize) {
+/// Waits for a condition that other threads make true: spinning for a moment, then yielding the core.
+fn wait_until(condition: impl Fn() -> bool) {
     let mut turns = 0u32;
-    while shared.arrived.load(Ordering::Acquire) < count {
-        turns += 1;
+    while !condition() {
+        turns = turns.saturating_add(1);
         if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
     }
 }
@@ -316,7 +320,8 @@ mod tests {
             let mut team = Team::start(threads, 64).unwrap();
             let sizes = [1, 1, 7, 1, 1, 64, 0, 3, 1];
             let mut cells = vec![0u64; 64];
-            let params: Vec<Steps> = (0..sizes.len()).map(|i| Steps { cells: cells.as_mut_ptr(), step: i as u64 }).collect();
+            let params: Vec<Steps> =
+                (0..sizes.len()).map(|i| Steps { cells: cells.as_mut_ptr(), step: i as u64 }).collect();
             let list = list(&params, |i| sizes[i], threads);
             assert_eq!(list.phases.len(), 6);
             let mut expected = vec![0u64; 64];

@@ -102,6 +102,19 @@ fn a_weights_file_cut_off_while_in_use_is_an_error() {
 }
 
 #[test]
+fn what_can_never_fit_is_refused_before_it_is_reserved() {
+    let (_folder, _, device) = load(1, Isa::Portable);
+    let manifest = device.artifact.manifest();
+    let (arena, page) = (manifest.arena_bytes(), manifest.page_bytes());
+    assert!(check_memory(manifest, 10, Some(arena + 10 * page)).is_ok());
+    assert!(check_memory(manifest, 10, None).is_ok());
+    for pages in [11, u64::MAX] {
+        let error = check_memory(manifest, pages, Some(arena + 10 * page)).unwrap_err();
+        assert!(matches!(error, DeviceError::TooLarge { limit, .. } if limit == arena + 10 * page));
+    }
+}
+
+#[test]
 fn memory_is_what_was_reserved() {
     let (_folder, _, device) = load(2, Isa::Portable);
     let memory = device.memory();

@@ -1,0 +1,416 @@
+//! Causal attention over the paged cache: a block of the grid is a tile of tokens and one KV head with its query heads.
+//!
+//! The rows of a tile (a token and a query head each) share every key and value loaded. Keys of a page lie 16 to a vector,
+//! so a score needs no horizontal sum. Chunks of 64 positions, counted from position 0 of the sequence, are visited in order
+//! with a running maximum (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). What a row computes
+//! depends on its own position, window and sequence alone, never on the tile it shares: the bits are those of the row alone,
+//! on every instruction set. Per row, in this order:
+//!
+//! * score of a key: `acc = fma(k[d], q[d] · scale, acc)` for ascending `d` from 0, then the softcap;
+//! * a chunk's maximum joins the running one; when that grows, sums and output are multiplied by `exp(old - new)`;
+//! * weights are summed in 16 lanes, lane = position mod 16, ascending; lanes at the end in a tree;
+//! * output: `acc = fma(v, weight, acc)` for ascending positions; divided by the sum at the end.
+//!
+//! Positions a row does not see may hold anything, NaN included: their scores are selected away and their values never
+//! touched for that row. A long context at decode is one block a KV head: splitting it over threads would take a second
+//! launch to merge, which the ABI does not have.
+
+mod softmax;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::f16;
+
+use self::softmax::Softmax;
+use self::tile::{Loaded, accumulate, score, width};
+use super::CpuKernel;
+use super::isa::Isa;
+use super::kv::{self, KvElement, PAGE};
+use super::math::tree_sum;
+use super::simd::{self, Body, LANES, Simd};
+use crate::abi::AttentionParams;
+
+/// Element types of the cache, by variant name.
+pub const VARIANTS: &[&str] = &["f16", "f32"];
+
+/// Pages visited between two looks at the running maximum.
+const CHUNK_PAGES: usize = 4;
+
+/// Positions visited between two looks at the running maximum.
+const CHUNK: usize = CHUNK_PAGES * PAGE;
+
+/// Most tokens of a tile: rows that see fewer keys than others of their tile are slower.
+const MAX_TOKENS: usize = 16;
+
+/// Most rows of a tile of several tokens: their queries and outputs stay in the first cache.
+const MAX_ROWS: usize = 48;
+
+/// Tiles a step is cut into before tiles grow, so that many threads find work.
+const MIN_TILES: usize = 16;
+
+/// Rows from which on keys and values are widened once for all of them.
+const STAGED_ROWS: usize = 12;
+
+/// Blocks of the launch's grid.
+pub fn blocks(params: &AttentionParams) -> usize {
+    (params.tokens as usize).div_ceil(tile_tokens(params)) * params.kv_heads as usize
+}
+
+/// Bytes of scratch memory: queries, outputs and sums of a tile's rows, weights and widened keys and values of a chunk.
+pub fn scratch_bytes(params: &AttentionParams) -> usize {
+    Layout::new(params).floats * size_of::<f32>()
+}
+
+/// The kernel of a variant over [`AttentionParams`]; `None` if there is none or this machine lacks the instruction set.
+pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
+    match variant {
+        "f16" => simd::select::<Attention<f16>>(isa),
+        "f32" => simd::select::<Attention<f32>>(isa),
+        _ => None,
+    }
+}
+
+/// Query heads of a KV head.
+#[inline(always)]
+fn group(p: &AttentionParams) -> usize {
+    p.heads.checked_div(p.kv_heads).unwrap_or(0) as usize
+}
+
+/// Tokens of a tile; never fewer in a larger step.
+#[inline(always)]
+fn tile_tokens(p: &AttentionParams) -> usize {
+    let many = 1 << (p.tokens as usize / MIN_TILES).max(1).ilog2();
+    many.min(MAX_TOKENS).min(MAX_ROWS / group(p).max(1)).max(1)
+}
+
+/// Offsets in the scratch memory, in floats, each a multiple of 16.
+struct Layout {
+    /// `[dim, width]` for each tile of rows, one after the other.
+    queries: usize,
+    /// `[rows, stride]`.
+    outputs: usize,
+    /// [`Softmax`] of each row.
+    softmax: usize,
+    /// `[rows of a register tile, CHUNK]`.
+    weights: usize,
+    /// `[CHUNK_PAGES, dim, PAGE]`.
+    keys: usize,
+    /// `[CHUNK, stride]`.
+    values: usize,
+    floats: usize,
+}
+
+impl Layout {
+    #[inline(always)]
+    fn new(p: &AttentionParams) -> Layout {
+        let stride = (p.head_dim as usize).next_multiple_of(LANES);
+        let rows = tile_tokens(p) * group(p);
+        let outputs = rows * stride;
+        let softmax = outputs + rows * stride;
+        let weights = softmax + rows * (size_of::<Softmax>() / size_of::<f32>());
+        let keys = weights + tile::MAX_WIDTH * CHUNK;
+        let values = keys + CHUNK * stride;
+        Layout { queries: 0, outputs, softmax, weights, keys, values, floats: values + CHUNK * stride }
+    }
+}
+
+/// Scratch memory, cut up.
+struct Workspace {
+    queries: *mut f32,
+    outputs: *mut f32,
+    softmax: *mut Softmax,
+    weights: *mut [f32; CHUNK],
+    keys: *mut f32,
+    values: *mut f32,
+}
+
+impl Workspace {
+    /// # Safety
+    /// `scratch` is aligned to 64 bytes and has [`scratch_bytes`] bytes.
+    #[inline(always)]
+    unsafe fn new(p: &AttentionParams, scratch: &mut [u8]) -> Workspace {
+        let (layout, base) = (Layout::new(p), scratch.as_mut_ptr().cast::<f32>());
+        // SAFETY: the offsets lie in the scratch memory.
+        unsafe {
+            Workspace {
+                queries: base.add(layout.queries),
+                outputs: base.add(layout.outputs),
+                softmax: base.add(layout.softmax).cast(),
+                weights: base.add(layout.weights).cast(),
+                keys: base.add(layout.keys),
+                values: base.add(layout.values),
+            }
+        }
+    }
+}
+
+/// Consecutive positions of one sequence and the query heads of one KV head.
+struct Tile {
+    /// The first token.
+    token: usize,
+    tokens: usize,
+    kv_head: usize,
+    /// Rows a token.
+    group: usize,
+    dim: usize,
+    /// `dim`, padded to whole vectors.
+    stride: usize,
+    /// Position of the first token.
+    position: usize,
+    /// Positions seen, `usize::MAX` for all.
+    window: usize,
+}
+
+impl Tile {
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        self.tokens * self.group
+    }
+
+    /// Positions of the sequence that token `i` of the tile sees.
+    #[inline(always)]
+    fn sees(&self, i: usize) -> Range<usize> {
+        let end = self.position + i + 1;
+        end.saturating_sub(self.window)..end
+    }
+
+    /// Those among the chunk from position `start` on, counted from there; empty ranges may be anywhere.
+    #[inline(always)]
+    fn sees_of_chunk(&self, i: usize, start: usize) -> Range<usize> {
+        let seen = self.sees(i);
+        seen.start.saturating_sub(start)..seen.end.saturating_sub(start).min(CHUNK)
+    }
+}
+
+struct Attention<T>(PhantomData<T>);
+
+impl<T: KvElement> Body for Attention<T> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+        // SAFETY: the caller passes this kernel's parameters, valid for the extents they state, and its scratch memory.
+        unsafe {
+            let p = &*params.cast::<AttentionParams>();
+            let (kv_heads, tokens, dim) = (p.kv_heads as usize, tile_tokens(p), p.head_dim as usize);
+            let workspace = Workspace::new(p, scratch);
+            for block in blocks.start..blocks.end.min(self::blocks(p)) {
+                let (mut token, kv_head) = (block / kv_heads * tokens, block % kv_heads);
+                let end = (token + tokens).min(p.tokens as usize);
+                while token < end {
+                    let tile = Tile {
+                        token,
+                        tokens: run_length(p, token, end),
+                        kv_head,
+                        group: group(p),
+                        dim,
+                        stride: dim.next_multiple_of(LANES),
+                        position: *p.positions.add(token) as usize,
+                        window: if p.window == 0 { usize::MAX } else { p.window as usize },
+                    };
+                    attend::<T, S>(p, &tile, &workspace);
+                    token += tile.tokens;
+                }
+            }
+        }
+    }
+}
+
+/// Tokens from `token` on, before `end`, that are consecutive positions of one sequence.
+///
+/// # Safety
+/// The tokens are of the launch.
+#[inline(always)]
+unsafe fn run_length(p: &AttentionParams, token: usize, end: usize) -> usize {
+    // SAFETY: as the caller says.
+    unsafe {
+        let mut next = token + 1;
+        while next < end
+            && *p.sequences.add(next) == *p.sequences.add(token)
+            && *p.positions.add(next) == *p.positions.add(next - 1) + 1
+        {
+            next += 1;
+        }
+        next - token
+    }
+}
+
+/// All of a tile.
+///
+/// # Safety
+/// As [`Body::run`]; the tile is of the launch.
+#[inline(always)]
+unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Workspace) {
+    // SAFETY: as the caller says; pages are those of positions some row sees.
+    unsafe {
+        let table = p.page_table.add(*p.sequences.add(tile.token) as usize * p.page_table_stride as usize);
+        let (first, last) = (tile.sees(0).start, tile.position + tile.tokens - 1);
+        let staged = tile.rows() >= STAGED_ROWS || tile.dim != tile.stride;
+        start::<S>(p, tile, w);
+        for chunk in first / CHUNK..=last / CHUNK {
+            let columns = (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
+            let loaded = load::<T>(p, tile, table, chunk, columns);
+            if staged {
+                let loaded = loaded.widen::<S>(tile.dim, tile.stride, w.keys, w.values);
+                visit::<f32, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
+            } else {
+                visit::<T, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
+            }
+        }
+        finish(p, tile, w);
+    }
+}
+
+/// Where the keys and values of some columns of a sequence's page table are, all of one chunk.
+///
+/// # Safety
+/// As [`attend`]; the columns are of positions that some row sees.
+#[inline(always)]
+unsafe fn load<T: KvElement>(
+    p: &AttentionParams,
+    tile: &Tile,
+    table: *const i32,
+    chunk: usize,
+    columns: Range<usize>,
+) -> Loaded<T> {
+    let kv_heads = p.kv_heads as usize;
+    let mut loaded = Loaded::new(tile.dim);
+    for column in columns {
+        // SAFETY: the page is of the pool.
+        unsafe {
+            let page = p.kv.cast::<T>().add(*table.add(column) as usize * kv::page_elements(kv_heads, tile.dim));
+            loaded.keys[column - chunk * CHUNK_PAGES] = page.add(kv::keys(tile.kv_head, tile.dim));
+            loaded.values[column - chunk * CHUNK_PAGES] = page.add(kv::values(tile.kv_head, kv_heads, tile.dim));
+        }
+    }
+    loaded
+}
+
+/// Loads the queries, scaled and transposed by register tiles; nothing is seen so far.
+///
+/// # Safety
+/// As [`attend`].
+#[inline(always)]
+unsafe fn start<S: Simd>(p: &AttentionParams, tile: &Tile, w: &Workspace) {
+    let (rows, heads) = (tile.rows(), p.heads as usize);
+    let mut row = 0;
+    while row < rows {
+        let width = width::<S>(rows - row);
+        for r in row..row + width {
+            let (token, head) = (tile.token + r / tile.group, tile.kv_head * tile.group + r % tile.group);
+            // SAFETY: the head is of the launch; the workspace has a place for each row.
+            unsafe {
+                let from = p.q.add((token * heads + head) * tile.dim);
+                let to = w.queries.add(row * tile.dim + r - row);
+                for d in 0..tile.dim {
+                    *to.add(d * width) = *from.add(d) * p.scale;
+                }
+                w.outputs.add(r * tile.stride).write_bytes(0, tile.stride);
+                w.softmax.add(r).write(Softmax::START);
+            }
+        }
+        row += width;
+    }
+}
+
+/// Lets every row see its part of a chunk, which begins at position `start`.
+///
+/// # Safety
+/// As [`attend`]; `loaded` has the pages of the chunk that some row sees.
+#[inline(always)]
+unsafe fn visit<T: KvElement, S: Simd>(tile: &Tile, w: &Workspace, start: usize, loaded: &Loaded<T>, softcap: f32) {
+    let rows = tile.rows();
+    let mut row = 0;
+    while row < rows {
+        let width = width::<S>(rows - row);
+        let part = Part { tile, rows: row..row + width, start };
+        let seen = part.seen_by_any();
+        if !seen.is_empty() {
+            // SAFETY: the workspace has a place for each row.
+            unsafe {
+                let pages = seen.start / PAGE..seen.end.div_ceil(PAGE);
+                score::<T, S>(loaded, pages, w.queries.add(row * tile.dim), width, tile.dim, w.weights);
+                for r in part.rows.clone() {
+                    let seen = tile.sees_of_chunk(r / tile.group, start);
+                    let output = std::slice::from_raw_parts_mut(w.outputs.add(r * tile.stride), tile.stride);
+                    (*w.softmax.add(r)).weigh(&mut *w.weights.add(r - row), seen, softcap, output);
+                }
+                for (rows, slots) in part.areas() {
+                    let (weights, outputs) = (w.weights.add(rows.start - row), w.outputs.add(rows.start * tile.stride));
+                    accumulate::<T, S>(loaded, slots, weights, outputs, rows.len(), tile.stride);
+                }
+            }
+        }
+        row += width;
+    }
+}
+
+/// A register tile's rows and a chunk.
+struct Part<'a> {
+    tile: &'a Tile,
+    rows: Range<usize>,
+    /// First position of the chunk.
+    start: usize,
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    fn tokens(&self) -> Range<usize> {
+        self.rows.start / self.tile.group..self.rows.end.div_ceil(self.tile.group)
+    }
+
+    /// Positions of the chunk that at least one row sees.
+    #[inline(always)]
+    fn seen_by_any(&self) -> Range<usize> {
+        let tokens = self.tokens();
+        self.tile.sees_of_chunk(tokens.start, self.start).start..self.tile.sees_of_chunk(tokens.end - 1, self.start).end
+    }
+
+    /// What the rows see, as rectangles of rows and positions: ascending positions for each row. In the middle stands what
+    /// all see; before and after it, token by token, what a window and causality have left to some.
+    #[inline(always)]
+    fn areas(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (tile, tokens, all) = (self.tile, self.tokens(), self.rows.clone());
+        let sees = move |token: usize| tile.sees_of_chunk(token, self.start);
+        let begin = sees(tokens.end - 1).start;
+        let common = begin..sees(tokens.start).end.max(begin);
+        let count = tokens.len();
+        (0..2 * count + 1).map(move |step| {
+            if step == count {
+                return (all.clone(), common.clone());
+            }
+            let token = tokens.start + step % (count + 1);
+            let rows = (token * tile.group).max(all.start)..((token + 1) * tile.group).min(all.end);
+            let seen = sees(token);
+            let slots = if step < count {
+                seen.start..seen.end.min(common.start)
+            } else {
+                seen.start.max(common.end)..seen.end
+            };
+            (rows, slots)
+        })
+    }
+}
+
+/// Divides by the sums of weights and writes the tile's outputs.
+///
+/// # Safety
+/// As [`attend`].
+#[inline(always)]
+unsafe fn finish(p: &AttentionParams, tile: &Tile, w: &Workspace) {
+    for r in 0..tile.rows() {
+        let (token, head) = (tile.token + r / tile.group, tile.kv_head * tile.group + r % tile.group);
+        // SAFETY: the head is of the launch; the workspace has a place for each row.
+        unsafe {
+            let inverse = 1.0 / tree_sum((*w.softmax.add(r)).sum);
+            let to = p.out.add((token * p.heads as usize + head) * tile.dim);
+            for d in 0..tile.dim {
+                *to.add(d) = *w.outputs.add(r * tile.stride + d) * inverse;
+            }
+        }
+    }
+}
