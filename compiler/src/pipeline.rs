@@ -89,12 +89,21 @@ pub enum CompileError {
 
 /// Compiles a checkpoint into an artifact at `output`. `None` if it was told to stop before the artifact.
 pub fn compile(
-    checkpoint: &mut Checkpoint, output: &Path, options: &CompileOptions, registry: &Registry, progress: &dyn Progress,
+    checkpoint: &mut Checkpoint,
+    output: &Path,
+    options: &CompileOptions,
+    registry: &Registry,
+    progress: &dyn Progress,
 ) -> Result<Option<runtime::artifact::Manifest>, CompileError> {
     let staging = match &options.stop_after {
         None => Some(package::stage(output)?),
         Some(pass) if PASSES.contains(&pass.as_str()) => None,
-        Some(pass) => return Err(option("--stop-after", format!("no pass is called {pass:?}; the passes are {}", PASSES.join(", ")))),
+        Some(pass) => {
+            return Err(option(
+                "--stop-after",
+                format!("no pass is called {pass:?}; the passes are {}", PASSES.join(", ")),
+            ));
+        }
     };
     let Some((model, programs)) = compile_programs(checkpoint, options, registry)? else { return Ok(None) };
     let Some(staging) = staging else { return Ok(None) };
@@ -103,7 +112,9 @@ pub fn compile(
 
 /// Every pass from the checkpoint to planned programs, one for each bucket. `None` if told to stop before the last.
 pub fn compile_programs(
-    checkpoint: &Checkpoint, options: &CompileOptions, registry: &Registry,
+    checkpoint: &Checkpoint,
+    options: &CompileOptions,
+    registry: &Registry,
 ) -> Result<Option<(Model, Vec<Program>)>, CompileError> {
     let dump = Dump(options.dump.as_deref());
     let stop = |pass: &str| options.stop_after.as_deref() == Some(pass);
@@ -157,7 +168,10 @@ fn import_options(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<I
     let longest = models::hyperparameters(checkpoint)?.max_context;
     let max_model_len = options.max_model_len.unwrap_or(longest);
     if max_model_len == 0 || max_model_len > longest {
-        return Err(option("--max-model-len", format!("expected 1 to {longest}, what the model was made for, found {max_model_len}")));
+        return Err(option(
+            "--max-model-len",
+            format!("expected 1 to {longest}, what the model was made for, found {max_model_len}"),
+        ));
     }
     Ok(ImportOptions {
         max_tokens: *BUCKET_TOKENS.last().unwrap_or(&1),

@@ -30,11 +30,8 @@ pub fn plan(lowered: Lowered) -> Result<Program, PlanError> {
     }
     compact(&mut program);
     let spans = spans(&program)?;
-    let orders: [fn(&Span) -> (Reverse<u64>, usize); 3] = [
-        |s| (Reverse(s.bytes), s.first),
-        |s| (Reverse((s.last - s.first) as u64), s.first),
-        |s| (Reverse(0), s.first),
-    ];
+    let orders: [fn(&Span) -> (Reverse<u64>, usize); 3] =
+        [|s| (Reverse(s.bytes), s.first), |s| (Reverse((s.last - s.first) as u64), s.first), |s| (Reverse(0), s.first)];
     let best = orders.iter().map(|key| assign(&spans, *key)).min_by_key(|(arena, _)| *arena);
     let (arena, offsets) = best.unwrap_or_default();
     program.arena_bytes = arena;

@@ -36,7 +36,8 @@ impl Default for Bar {
 
 impl Progress for Bar {
     fn begin(&self, what: &str, total: u64) {
-        let style = ProgressStyle::with_template("{msg:20} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
+        let style =
+            ProgressStyle::with_template("{msg:20} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
         self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         self.0.reset();
         self.0.set_length(total);

@@ -8,7 +8,8 @@ use ir::graph::{Graph, GraphError, Node, NodeKind, ValueId};
 ///
 /// `visit` gets the new graph, the old value, its node with operands already mapped, and returns the value that stands for it.
 pub fn rebuild(
-    old: &Graph, mut visit: impl FnMut(&mut Graph, ValueId, Node) -> Result<ValueId, GraphError>,
+    old: &Graph,
+    mut visit: impl FnMut(&mut Graph, ValueId, Node) -> Result<ValueId, GraphError>,
 ) -> Result<Graph, GraphError> {
     let mut new = Graph { name: old.name.clone(), symbols: old.symbols.clone(), ..Graph::default() };
     let mut map: HashMap<ValueId, ValueId> = HashMap::new();

@@ -39,15 +39,21 @@ fn dependencies(program: &Program) -> DiGraph<usize, ()> {
         for (_, arg) in &launch.args {
             match arg {
                 Arg::Buffer(id, Access::Read | Access::Update) => {
-                    writers.get(id).into_iter().for_each(|w| { graph.update_edge(*w, node, ()); });
+                    writers.get(id).into_iter().for_each(|w| {
+                        graph.update_edge(*w, node, ());
+                    });
                 }
                 Arg::State(state, access) => {
-                    updates.get(state).into_iter().for_each(|w| { graph.update_edge(*w, node, ()); });
+                    updates.get(state).into_iter().for_each(|w| {
+                        graph.update_edge(*w, node, ());
+                    });
                     if *access == Access::Read {
                         reads.entry(*state).or_default().push(node);
                     } else {
                         let earlier = reads.remove(state).unwrap_or_default();
-                        earlier.into_iter().for_each(|r| { graph.update_edge(r, node, ()); });
+                        earlier.into_iter().for_each(|r| {
+                            graph.update_edge(r, node, ());
+                        });
                         updates.insert(*state, node);
                     }
                 }
@@ -66,7 +72,8 @@ fn dependencies(program: &Program) -> DiGraph<usize, ()> {
 fn greedy_order(program: &Program) -> Vec<usize> {
     let graph = dependencies(program);
     let mut live = LiveBytes::new(program);
-    let mut waiting: Vec<usize> = graph.node_indices().map(|n| graph.edges_directed(n, petgraph::Incoming).count()).collect();
+    let mut waiting: Vec<usize> =
+        graph.node_indices().map(|n| graph.edges_directed(n, petgraph::Incoming).count()).collect();
     let mut ready: Vec<usize> = (0..waiting.len()).filter(|i| waiting[*i] == 0).collect();
     let mut order = Vec::with_capacity(waiting.len());
     while let Some(best) = ready.iter().copied().min_by_key(|i| (live.growth(program, *i), *i)) {

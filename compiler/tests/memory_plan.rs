@@ -54,7 +54,9 @@ fn lowered(steps: &[Step]) -> Lowered {
 /// Positions of launches by label, and for each the labels of the launches it depends on through the state.
 fn state_order(program: &Program) -> Vec<(String, Access)> {
     let touches = |l: &Launch| {
-        l.args.iter().find_map(|(_, a)| if let Arg::State(_, access) = a { Some((l.label.clone(), *access)) } else { None })
+        l.args
+            .iter()
+            .find_map(|(_, a)| if let Arg::State(_, access) = a { Some((l.label.clone(), *access)) } else { None })
     };
     program.launches.iter().filter_map(touches).collect()
 }
@@ -97,12 +99,8 @@ proptest! {
 #[test]
 fn a_chain_of_equal_results_needs_two_places_and_one_in_place() {
     let chain = |in_place| {
-        let step = |i: usize| Step {
-            size: 64,
-            reads: if i == 0 { vec![] } else { vec![i - 1] },
-            in_place,
-            state: None,
-        };
+        let step =
+            |i: usize| Step { size: 64, reads: if i == 0 { vec![] } else { vec![i - 1] }, in_place, state: None };
         plan::plan(lowered(&(0..6).map(step).collect::<Vec<_>>())).unwrap().arena_bytes
     };
     assert_eq!(chain(false), 2 * 768);

@@ -165,7 +165,11 @@ impl Graph {
 
     /// Adds an op; attributes may come in any order.
     pub fn op(
-        &mut self, op: Op, operands: &[ValueId], attributes: &[(&str, Attr)], label: &str,
+        &mut self,
+        op: Op,
+        operands: &[ValueId],
+        attributes: &[(&str, Attr)],
+        label: &str,
     ) -> Result<ValueId, GraphError> {
         let def = op.def();
         let fail = |message: String| GraphError {

@@ -73,7 +73,11 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Runs one step. `symbols` gives the value of each symbol of the graph in table order.
-    pub fn step(&mut self, symbols: &[u64], inputs: &HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>, InterpError> {
+    pub fn step(
+        &mut self,
+        symbols: &[u64],
+        inputs: &HashMap<String, Tensor>,
+    ) -> Result<HashMap<String, Tensor>, InterpError> {
         for (i, s) in self.graph.symbols.iter().enumerate() {
             if !symbols.get(i).is_some_and(|v| (s.min..=s.max).contains(v)) {
                 return Err(InterpError::Symbol { name: s.name.clone(), min: s.min, max: s.max });
@@ -92,7 +96,8 @@ impl<'a> Interpreter<'a> {
                     None
                 }
                 NodeKind::Op { op, operands, .. } => {
-                    let step = Step { graph: self.graph, node, index: value.0, op: *op, operands, values: &values, symbols };
+                    let step =
+                        Step { graph: self.graph, node, index: value.0, op: *op, operands, values: &values, symbols };
                     step.evaluate(&mut self.states)?
                 }
             };
@@ -259,7 +264,14 @@ impl Step<'_> {
     }
 
     /// Index of element 0 of a position's head vector in the cache `[N, 2, kv_heads, 16, D]`.
-    fn slot(&self, paged: &Paged, sequence: i32, position: i32, which: usize, head: usize) -> Result<usize, InterpError> {
+    fn slot(
+        &self,
+        paged: &Paged,
+        sequence: i32,
+        position: i32,
+        which: usize,
+        head: usize,
+    ) -> Result<usize, InterpError> {
         let position = u64::try_from(position).map_err(|_| self.out_of_range("position", position.into()))?;
         let sequence = usize::try_from(sequence).map_err(|_| self.out_of_range("sequence", sequence.into()))?;
         let (column, slot) = ((position / PAGE_TOKENS) as usize, (position % PAGE_TOKENS) as usize);
@@ -314,7 +326,13 @@ impl Step<'_> {
     }
 
     fn attend(
-        &self, paged: &Paged, cache: &[f32], q: &[f32], position: i32, sequence: i32, kv_head: usize,
+        &self,
+        paged: &Paged,
+        cache: &[f32],
+        q: &[f32],
+        position: i32,
+        sequence: i32,
+        kv_head: usize,
     ) -> Result<Vec<f32>, InterpError> {
         let window = self.node.int("window").unwrap_or(0);
         let (scale, softcap) = (self.node.float("scale").unwrap_or(1.0), self.node.float("softcap").unwrap_or(0.0));

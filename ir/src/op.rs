@@ -162,7 +162,11 @@ impl OpDef {
         let (most, least) = (self.operands.len(), self.operands.len() - self.optional);
         if operands.len() > most || operands.len() < least {
             let expected = if most == least { format!("{most}") } else { format!("{least} to {most}") };
-            return Err(format!("expected {expected} operands ({}), found {}", self.operands.join(", "), operands.len()));
+            return Err(format!(
+                "expected {expected} operands ({}), found {}",
+                self.operands.join(", "),
+                operands.len()
+            ));
         }
         if attributes.len() != self.attributes.len() {
             let (expected, found) = (self.attributes.len(), attributes.len());
@@ -237,7 +241,11 @@ fn infer_rms_norm(s: &Signature) -> Result<TensorType, String> {
     if x.dtype != DType::F32 || x.shape.len() < 2 {
         return Err("operand x: expected f32 of rank 2 or more".into());
     }
-    same_dim("the last dimension of x and the length of weight", *x.shape.last().unwrap_or(&Dim::Const(0)), weight.shape[0])?;
+    same_dim(
+        "the last dimension of x and the length of weight",
+        *x.shape.last().unwrap_or(&Dim::Const(0)),
+        weight.shape[0],
+    )?;
     Ok(x.clone())
 }
 

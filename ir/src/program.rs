@@ -136,6 +136,13 @@ impl Program {
             change[last + 1] -= bytes;
         }
         let mut live = 0;
-        change.iter().map(|c| { live += c; live }).max().unwrap_or(0) as u64
+        change
+            .iter()
+            .map(|c| {
+                live += c;
+                live
+            })
+            .max()
+            .unwrap_or(0) as u64
     }
 }

@@ -111,7 +111,10 @@ fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Fi
     }
     let bounds: Vec<u64> = symbols.iter().map(|s| s.max).collect();
     if ty.bytes(&bounds).is_none() {
-        found.add(place, format!("a {} tensor of this shape cannot be: its rows are no whole blocks, or it overflows", ty.dtype));
+        found.add(
+            place,
+            format!("a {} tensor of this shape cannot be: its rows are no whole blocks, or it overflows", ty.dtype),
+        );
     }
 }
 
@@ -195,9 +198,12 @@ fn check_launches(program: &Program, found: &mut Findings) {
 }
 
 fn check_arg(program: &Program, arg: &Arg, written: &HashSet<BufferId>) -> Option<String> {
-    let undeclared = |i: u32, count: usize, kind: &str| (i as usize >= count).then(|| format!("{kind} {i} is not declared"));
+    let undeclared =
+        |i: u32, count: usize, kind: &str| (i as usize >= count).then(|| format!("{kind} {i} is not declared"));
     match arg {
-        Arg::Buffer(id, _) if id.0 as usize >= program.buffers.len() => Some(format!("buffer %{} is not declared", id.0)),
+        Arg::Buffer(id, _) if id.0 as usize >= program.buffers.len() => {
+            Some(format!("buffer %{} is not declared", id.0))
+        }
         Arg::Buffer(id, Access::Read | Access::Update) if !written.contains(id) => {
             Some(format!("buffer %{} is read before it is written", id.0))
         }

@@ -61,8 +61,12 @@ fn node_kind() -> impl Strategy<Value = NodeKind> {
 fn graph() -> impl Strategy<Value = Graph> {
     let node = (node_kind(), tensor_type(), name()).prop_map(|(kind, ty, name)| Node { kind, ty, name });
     let outputs = prop::collection::vec((name(), any::<u32>().prop_map(ValueId)), 0..3);
-    (name(), symbols(), prop::collection::vec(node, 0..8), outputs)
-        .prop_map(|(name, symbols, nodes, outputs)| Graph { name, symbols, nodes, outputs })
+    (name(), symbols(), prop::collection::vec(node, 0..8), outputs).prop_map(|(name, symbols, nodes, outputs)| Graph {
+        name,
+        symbols,
+        nodes,
+        outputs,
+    })
 }
 
 fn bindings(kind: &'static str) -> impl Strategy<Value = Vec<Binding>> {
@@ -87,8 +91,12 @@ fn arg() -> impl Strategy<Value = Arg> {
 
 fn launch() -> impl Strategy<Value = Launch> {
     let args = prop::collection::vec(("[a-z_]{1,8}", arg()), 0..6);
-    ("[a-z][a-z_0-9]{0,8}", name(), args, name())
-        .prop_map(|(kernel, variant, args, label)| Launch { kernel, variant, args, label })
+    ("[a-z][a-z_0-9]{0,8}", name(), args, name()).prop_map(|(kernel, variant, args, label)| Launch {
+        kernel,
+        variant,
+        args,
+        label,
+    })
 }
 
 fn program() -> impl Strategy<Value = Program> {
@@ -99,16 +107,8 @@ fn program() -> impl Strategy<Value = Program> {
         (bindings("i"), bindings("w"), bindings("s")),
         (prop::collection::vec(buffer, 0..5), outputs, prop::collection::vec(launch(), 0..5)),
     )
-        .prop_map(|((name, symbols, arena_bytes), (inputs, weights, states), (buffers, outputs, launches))| Program {
-            name,
-            symbols,
-            arena_bytes,
-            inputs,
-            weights,
-            states,
-            buffers,
-            outputs,
-            launches,
+        .prop_map(|((name, symbols, arena_bytes), (inputs, weights, states), (buffers, outputs, launches))| {
+            Program { name, symbols, arena_bytes, inputs, weights, states, buffers, outputs, launches }
         })
 }
 
@@ -146,7 +146,10 @@ fn errors_name_line_and_column() {
         error("graph \"g\" {\n  %0 = input \"ids\" : i31[4]\n}"),
         "line 2, column 22: unknown element type i31; known: f32, f16, bf16, i32, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, q8x32"
     );
-    assert_eq!(error("graph \"g\" {\n  %1 = input \"a\" : f32[]\n}"), "line 2, column 3: values are numbered in order: expected %0");
+    assert_eq!(
+        error("graph \"g\" {\n  %1 = input \"a\" : f32[]\n}"),
+        "line 2, column 3: values are numbered in order: expected %0"
+    );
     assert_eq!(error("graph \"g\" {\n  sym T in 1..=\n}"), "line 3, column 1: expected an unsigned integer, found `}`");
     assert_eq!(error("graph \"g"), "line 1, column 7: a string without its closing quote");
     assert_eq!(error("graph \"g\" { %0 = input \"x\" : f32[T] }"), "line 1, column 34: the symbol T is not declared");

@@ -25,7 +25,10 @@ fn main() {
     if sets.is_empty() {
         sets.push(Isa::best());
     }
-    println!("{:12} {:5} {:>12} {:>22} {:>22} {:>22}", "", "cache", "heads", "prefill 512", "decode 1024", "decode 8192");
+    println!(
+        "{:12} {:5} {:>12} {:>22} {:>22} {:>22}",
+        "", "cache", "heads", "prefill 512", "decode 1024", "decode 8192"
+    );
     for isa in sets {
         for variant in attention::VARIANTS {
             for shape in SHAPES {

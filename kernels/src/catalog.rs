@@ -262,7 +262,9 @@ mod tests {
         ] {
             assert!(lookup(kernel).unwrap().has_variant(variant), "{kernel} {variant}");
         }
-        for (kernel, variant) in [("matmul", "f16.q8x32"), ("matmul", "q4_1"), ("attention", "bf16"), ("binary", "sub"), ("rope", "x")] {
+        for (kernel, variant) in
+            [("matmul", "f16.q8x32"), ("matmul", "q4_1"), ("attention", "bf16"), ("binary", "sub"), ("rope", "x")]
+        {
             assert!(!lookup(kernel).unwrap().has_variant(variant), "{kernel} {variant}");
         }
         assert!(lookup("fft").is_none());

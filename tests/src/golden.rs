@@ -73,14 +73,19 @@ pub fn folder() -> PathBuf {
 /// Every committed fixture whose architecture this build knows and whose weights are floats, and those of `MOESAIC_GOLDEN`.
 pub fn fixtures() -> Vec<Golden> {
     let more = std::env::var_os("MOESAIC_GOLDEN").map(PathBuf::from);
-    let mut folders: Vec<PathBuf> = [Some(folder()), more].into_iter().flatten().flat_map(|f| checkpoints(&f)).collect();
+    let mut folders: Vec<PathBuf> =
+        [Some(folder()), more].into_iter().flatten().flat_map(|f| checkpoints(&f)).collect();
     folders.sort();
     folders.iter().map(|f| Golden::read(f)).collect()
 }
 
 fn checkpoints(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    entries.map(|e| e.expect("entry").path()).filter(|p| p.join("golden.safetensors").is_file()).filter(|p| is_known(p)).collect()
+    entries
+        .map(|e| e.expect("entry").path())
+        .filter(|p| p.join("golden.safetensors").is_file())
+        .filter(|p| is_known(p))
+        .collect()
 }
 
 fn is_known(folder: &Path) -> bool {

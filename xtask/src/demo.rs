@@ -12,12 +12,16 @@ use crate::workspace::{build_moesaic, cache, succeed};
 pub fn run(prompt: &str) -> Result<()> {
     let moesaic = build_moesaic()?;
     let artifact = artifact(&moesaic)?;
-    succeed(
-        Command::new(&moesaic)
-            .arg("run")
-            .arg(&artifact)
-            .args(["--chat", "--prompt", prompt, "--temperature", "0", "--max-tokens", "200", "--stats"]),
-    )
+    succeed(Command::new(&moesaic).arg("run").arg(&artifact).args([
+        "--chat",
+        "--prompt",
+        prompt,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "200",
+        "--stats",
+    ]))
 }
 
 /// The compiled model in the cache; compiled if it is not there or this build cannot read it.

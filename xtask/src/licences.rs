@@ -8,8 +8,19 @@ use crate::workspace::metadata;
 
 /// Accepted SPDX identifiers.
 const ACCEPTED: &[&str] = &[
-    "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "MIT", "MIT-0",
-    "Unicode-3.0", "Unlicense", "Zlib",
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
 ];
 
 /// Checks the whole dependency graph.
@@ -20,7 +31,9 @@ pub fn run() -> Result<()> {
         .into_iter()
         .flatten()
         .filter(|p| !accepts(p["license"].as_str().unwrap_or("")))
-        .map(|p| format!("{} ({})", p["name"].as_str().unwrap_or("?"), p["license"].as_str().unwrap_or("no licence given")))
+        .map(|p| {
+            format!("{} ({})", p["name"].as_str().unwrap_or("?"), p["license"].as_str().unwrap_or("no licence given"))
+        })
         .collect();
     if !refused.is_empty() {
         let refused: Vec<_> = refused.into_iter().collect();
@@ -73,7 +86,13 @@ mod tests {
 
     #[test]
     fn expressions_are_evaluated() {
-        for good in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "(MIT OR GPL-2.0) AND Unicode-3.0", "Apache-2.0 WITH LLVM-exception OR GPL-3.0"] {
+        for good in [
+            "MIT",
+            "MIT OR GPL-3.0",
+            "MIT/Apache-2.0",
+            "(MIT OR GPL-2.0) AND Unicode-3.0",
+            "Apache-2.0 WITH LLVM-exception OR GPL-3.0",
+        ] {
             assert!(accepts(good), "{good}");
         }
         for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT", "MIT)", "MIT MIT", "Apache-2.0 WITH Other-exception"] {

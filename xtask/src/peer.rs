@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::demo;
 use crate::wheel::SMOLLM2;
 use crate::workspace::{build_moesaic, cache, python, root, succeed};
-use crate::demo;
 
 /// The peer and its version.
 const PEER: &str = "llama-cpp-python==0.3.36";
@@ -29,7 +29,14 @@ fn script(path: &str, args: &[&str]) -> Result<()> {
     let artifact = demo::artifact(&moesaic)?;
     let model = SMOLLM2.fetch()?;
     let mut command = Command::new(environment()?);
-    command.arg(root().join(path)).arg("--moesaic").arg(moesaic).arg("--artifact").arg(artifact).arg("--model").arg(model);
+    command
+        .arg(root().join(path))
+        .arg("--moesaic")
+        .arg(moesaic)
+        .arg("--artifact")
+        .arg(artifact)
+        .arg("--model")
+        .arg(model);
     succeed(command.args(args))
 }
 
@@ -41,7 +48,15 @@ fn environment() -> Result<PathBuf> {
     if !ready.is_file() {
         eprintln!("building {PEER} (some minutes, once)");
         succeed(python().args(["-m", "venv", "--clear"]).arg(&folder))?;
-        succeed(Command::new(&interpreter).args(["-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", PEER]))?;
+        succeed(Command::new(&interpreter).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-binary",
+            "llama-cpp-python",
+            PEER,
+        ]))?;
         std::fs::write(&ready, PEER)?;
     }
     Ok(interpreter)

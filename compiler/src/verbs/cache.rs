@@ -22,7 +22,8 @@ pub fn artifact_for(path: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> 
     let mut checkpoint = Checkpoint::open(path)?;
     let target = Target::Cpu;
     let activations = Activations::default_for(target);
-    let artifact = runtime::cache::folder().join("artifacts").join(artifact_name(path, &format!("{target} {activations}"))?);
+    let artifact =
+        runtime::cache::folder().join("artifacts").join(artifact_name(path, &format!("{target} {activations}"))?);
     if artifact.join(MANIFEST_FILE).is_file() {
         return Ok(artifact);
     }

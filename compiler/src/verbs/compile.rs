@@ -67,8 +67,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let mut checkpoint = Checkpoint::open(&args.model)?;
     let source_bytes = checkpoint.total_bytes();
-    let compiled =
-        pipeline::compile(&mut checkpoint, &args.output, &options, &Registry::default(), &Bar::default())?;
+    let compiled = pipeline::compile(&mut checkpoint, &args.output, &options, &Registry::default(), &Bar::default())?;
     let Some(manifest) = compiled else { return Ok(()) };
     let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
     let seconds = start.elapsed().as_secs_f64();

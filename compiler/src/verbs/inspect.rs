@@ -103,7 +103,14 @@ fn print_summary(manifest: &Manifest, programs: &[Program]) {
     println!("{} ({}, from {})", m.name, m.family, m.source_format);
     println!(
         "  {:.1} M parameters, {} layers, hidden {}, heads {}/{} × {}, vocabulary {}, context {}",
-        m.parameters as f64 / 1e6, m.layers, m.hidden_size, m.heads, m.kv_heads, m.head_dim, m.vocab_size, m.max_context,
+        m.parameters as f64 / 1e6,
+        m.layers,
+        m.hidden_size,
+        m.heads,
+        m.kv_heads,
+        m.head_dim,
+        m.vocab_size,
+        m.max_context,
     );
     let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     for w in &manifest.weights {
@@ -117,7 +124,10 @@ fn print_summary(manifest: &Manifest, programs: &[Program]) {
         "  target {}, activations {}, KV {} ({} bytes a token)",
         manifest.target, manifest.activations, manifest.kv.dtype, manifest.kv.bytes_per_token,
     );
-    println!("\n  {:<12} {:>8} {:>14} {:>12} {:>12} {:>7}", "bucket", "launches", "launches/layer", "arena", "lower bound", "ratio");
+    println!(
+        "\n  {:<12} {:>8} {:>14} {:>12} {:>12} {:>7}",
+        "bucket", "launches", "launches/layer", "arena", "lower bound", "ratio"
+    );
     for (bucket, program) in manifest.buckets.iter().zip(programs) {
         print_bucket(bucket, program);
     }

@@ -100,9 +100,7 @@ impl<'a> Lexer<'a> {
     /// Takes a number of any type that parses from its spelling.
     pub fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T, ParseError> {
         match self.next()? {
-            Token::Number(n) => {
-                n.parse().map_err(|_| self.error_before(format!("expected {what}, found `{n}`")))
-            }
+            Token::Number(n) => n.parse().map_err(|_| self.error_before(format!("expected {what}, found `{n}`"))),
             other => Err(self.error_before(format!("expected {what}, found {}", other.describe()))),
         }
     }
@@ -139,7 +137,10 @@ impl<'a> Lexer<'a> {
 
     /// Takes `open`, items separated by commas, `close`.
     pub fn list(
-        &mut self, open: &str, close: &str, mut item: impl FnMut(&mut Self) -> Result<(), ParseError>,
+        &mut self,
+        open: &str,
+        close: &str,
+        mut item: impl FnMut(&mut Self) -> Result<(), ParseError>,
     ) -> Result<(), ParseError> {
         self.punctuation(open)?;
         if self.accept(close)? {
@@ -157,11 +158,7 @@ impl<'a> Lexer<'a> {
     fn error_at(&self, at: usize, message: String) -> ParseError {
         let before = &self.text[..at.min(self.text.len())];
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        ParseError {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-            message,
-        }
+        ParseError { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1, message }
     }
 
     fn scan(&mut self) -> Result<(Token, usize), ParseError> {

@@ -21,9 +21,7 @@ pub fn print_program(program: &Program) -> String {
     let mut out = format!("program {} {{\n", quote(&program.name));
     print_symbols(&program.symbols, &mut out);
     out.push_str(&format!("  arena {}\n", program.arena_bytes));
-    for (kind, bindings) in
-        [("input", &program.inputs), ("weight", &program.weights), ("state", &program.states)]
-    {
+    for (kind, bindings) in [("input", &program.inputs), ("weight", &program.weights), ("state", &program.states)] {
         for b in bindings {
             out.push_str(&format!("  {kind} {} : {}\n", quote(&b.name), print_type(&b.ty, &program.symbols)));
         }
@@ -35,8 +33,7 @@ pub fn print_program(program: &Program) -> String {
         out.push_str(&format!("  output {} %{}\n", quote(name), id.0));
     }
     for launch in &program.launches {
-        let args: Vec<String> =
-            launch.args.iter().map(|(n, a)| format!("{n} = {}", print_arg(a, program))).collect();
+        let args: Vec<String> = launch.args.iter().map(|(n, a)| format!("{n} = {}", print_arg(a, program))).collect();
         out.push_str(&format!("  launch {} {} {{{}}}", launch.kernel, quote(&launch.variant), args.join(", ")));
         out.push_str(&format!(" {}\n", quote(&launch.label)));
     }
@@ -45,7 +42,8 @@ pub fn print_program(program: &Program) -> String {
 }
 
 fn print_arg(arg: &Arg, program: &Program) -> String {
-    let name = |bindings: &[Binding], i: u32| bindings.get(i as usize).map_or_else(|| "\"?\"".into(), |b| quote(&b.name));
+    let name =
+        |bindings: &[Binding], i: u32| bindings.get(i as usize).map_or_else(|| "\"?\"".into(), |b| quote(&b.name));
     match arg {
         Arg::Buffer(id, access) => format!("{} %{}", print_access(*access), id.0),
         Arg::Input(i) => format!("input {}", name(&program.inputs, *i)),
@@ -154,9 +152,7 @@ fn parse_arg(lexer: &mut Lexer, program: &Program) -> Result<Arg, ParseError> {
         ("input", _) => Arg::Input(parse_reference(lexer, &program.inputs)?),
         ("weight", _) => Arg::Weight(parse_reference(lexer, &program.weights)?),
         ("null", _) => Arg::Null,
-        (_, Some(access)) if matches!(lexer.peek()?, Token::Value(_)) => {
-            Arg::Buffer(BufferId(lexer.value()?), access)
-        }
+        (_, Some(access)) if matches!(lexer.peek()?, Token::Value(_)) => Arg::Buffer(BufferId(lexer.value()?), access),
         (_, Some(access)) => {
             lexer.keyword("state")?;
             Arg::State(parse_reference(lexer, &program.states)?, access)

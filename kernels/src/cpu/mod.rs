@@ -7,18 +7,18 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
-pub mod embedding;
 pub mod attention;
 pub mod binary;
+pub mod embedding;
 pub mod gather_rows;
-pub mod kv_append;
-pub mod rms_norm;
-pub mod rope;
 pub mod isa;
+mod kv;
+pub mod kv_append;
+mod math;
 pub mod matmul;
 pub mod quantize_rows;
-mod kv;
-mod math;
+pub mod rms_norm;
+pub mod rope;
 mod simd;
 
 /// A launchable CPU kernel: executes the blocks `blocks` of a launch with the parameters `params`.

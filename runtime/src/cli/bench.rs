@@ -53,7 +53,8 @@ fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measur
             max_tokens: args.generate_tokens,
         })
         .collect();
-    let mut once = || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
+    let mut once =
+        || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
     once()?;
     let timings = (0..args.repetitions).map(|_| once()).collect::<Result<Vec<Timings>, _>>()?;
     Ok(Measured {
@@ -84,7 +85,8 @@ fn bytes_per_token(session: &Session, context: u64) -> u64 {
     let gathered_only = |name: &str| {
         let uses = |p: &ir::program::Program, kernel: bool| {
             let Some(at) = p.weights.iter().position(|w| w.name == name) else { return false };
-            let reads = |l: &&ir::program::Launch| l.args.iter().any(|(_, a)| *a == ir::program::Arg::Weight(at as u32));
+            let reads =
+                |l: &&ir::program::Launch| l.args.iter().any(|(_, a)| *a == ir::program::Arg::Weight(at as u32));
             p.launches.iter().filter(reads).any(|l| (l.kernel == "embedding") == kernel)
         };
         programs.first().is_some_and(|p| uses(p, true) && !uses(p, false))

@@ -59,8 +59,14 @@ impl Talk {
     fn open(args: &ChatArgs) -> Result<Talk, Box<dyn Error>> {
         let session = Session::open(&args.artifact, &args.device, None)?;
         let (tokenizer, template) = (session.tokenizer()?, session.chat_template()?);
-        let mut talk =
-            Talk { session, tokenizer, template, system: args.system.clone(), messages: Vec::new(), last: Timings::default() };
+        let mut talk = Talk {
+            session,
+            tokenizer,
+            template,
+            system: args.system.clone(),
+            messages: Vec::new(),
+            last: Timings::default(),
+        };
         talk.reset();
         Ok(talk)
     }

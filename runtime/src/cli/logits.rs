@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::CliError;
 use super::args::LogitsArgs;
 use super::session::Session;
-use super::CliError;
 use crate::engine::{Chunk, Rows};
 
 /// Writes `logits` f32 [tokens, vocabulary]. The file appears whole or not at all.

@@ -8,9 +8,9 @@ use std::error::Error;
 
 use serde_json::json;
 
+use super::CliError;
 use super::args::PerplexityArgs;
 use super::session::{Session, read_text};
-use super::CliError;
 use crate::engine::{Chunk, Rows};
 
 /// Prints the perplexity of a text.
@@ -22,7 +22,8 @@ pub fn perplexity(args: &PerplexityArgs) -> Result<(), Box<dyn Error>> {
     let mut session = Session::open(&args.artifact, &device, Some(args.context))?;
     let ids = session.tokenizer()?.encode(&text, false)?;
     if context < 2 || ids.len() < context {
-        let message = format!("the text has {} tokens; expected a window of 2 up to that many, found {context}", ids.len());
+        let message =
+            format!("the text has {} tokens; expected a window of 2 up to that many, found {context}", ids.len());
         return Err(CliError::Option { option: "--context", message }.into());
     }
     let (mut sum, mut scored, mut windows) = (0f64, 0u64, 0u64);
@@ -37,7 +38,10 @@ pub fn perplexity(args: &PerplexityArgs) -> Result<(), Box<dyn Error>> {
     let perplexity = (sum / scored as f64).exp();
     if args.json {
         let tokens = ids.len();
-        println!("{}", json!({"perplexity": perplexity, "tokens": tokens, "windows": windows, "scored": scored, "context": context}));
+        println!(
+            "{}",
+            json!({"perplexity": perplexity, "tokens": tokens, "windows": windows, "scored": scored, "context": context})
+        );
     } else {
         println!("perplexity {perplexity:.4} over {scored} tokens in {windows} windows of {context}");
     }

@@ -30,11 +30,7 @@ pub fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     let show = !args.json;
     let answer = stream(&mut session, &tokenizer, &request, &stop, &mut |piece| {
-        if show {
-            out.write_all(piece.as_bytes()).and_then(|()| out.flush())
-        } else {
-            Ok(())
-        }
+        if show { out.write_all(piece.as_bytes()).and_then(|()| out.flush()) } else { Ok(()) }
     })?;
     if args.json {
         println!("{}", describe(&session, &request, &answer));
@@ -80,7 +76,10 @@ pub struct Answer {
 
 /// Generates an answer and shows its text as it comes.
 pub fn stream(
-    session: &mut Session, tokenizer: &Tokenizer, request: &GenerationRequest, stop: &StopConditions,
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    request: &GenerationRequest,
+    stop: &StopConditions,
     show: &mut dyn FnMut(&str) -> std::io::Result<()>,
 ) -> Result<Answer, Box<dyn Error>> {
     let (mut decoder, mut matcher) = (tokenizer.decode_stream(true), stop.matcher());

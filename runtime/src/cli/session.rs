@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use kernels::cpu::isa::Isa;
 
-use super::args::{DeviceArgs, SamplingArgs};
 use super::CliError;
+use super::args::{DeviceArgs, SamplingArgs};
 use crate::artifact::{Artifact, GenerationDefaults, OpenOptions};
 use crate::engine::generate::GenerationRequest;
 use crate::engine::{Engine, EngineOptions};
@@ -38,7 +38,8 @@ impl Session {
         let options = OpenOptions { mmap: !args.no_mmap, ..OpenOptions::default() };
         let artifact = Arc::new(Artifact::open(path, &options)?);
         let defaults = artifact.generation_defaults()?;
-        let options = EngineOptions { device, threads: args.threads, isa, max_model_len: args.max_model_len, kv_tokens };
+        let options =
+            EngineOptions { device, threads: args.threads, isa, max_model_len: args.max_model_len, kv_tokens };
         let engine = Engine::new(artifact.clone(), &options)?;
         Ok(Session { path: path.to_path_buf(), artifact, engine, defaults })
     }
@@ -80,5 +81,9 @@ fn parse_isa(name: &str) -> Result<Isa, CliError> {
 
 /// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_path_buf(), action: "read the text", source })
+    fs::read_to_string(path).map_err(|source| CliError::File {
+        path: path.to_path_buf(),
+        action: "read the text",
+        source,
+    })
 }

@@ -1,0 +1,306 @@
+//! Attention over caches that `kv_append` filled, in all ways a step may be put together.
+
+use std::collections::HashMap;
+
+use half::f16;
+use proptest::prelude::*;
+
+use super::*;
+use crate::abi::KvAppendParams;
+use crate::cpu::kv_append;
+use crate::cpu::matmul::testing::{Random, launch};
+
+/// What a launch is specialised for, and what attention is set to.
+#[derive(Clone, Debug)]
+struct Setting {
+    variant: &'static str,
+    group: usize,
+    kv_heads: usize,
+    dim: usize,
+    window: usize,
+    softcap: f32,
+    scale: f32,
+}
+
+/// Queries, keys and values of a sequence, token by token.
+struct Sequence {
+    len: usize,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Setting {
+    fn heads(&self) -> usize {
+        self.group * self.kv_heads
+    }
+
+    fn sequence(&self, len: usize, random: &mut Random) -> Sequence {
+        let width = self.kv_heads * self.dim;
+        let mut values = |width: usize| random.values(len * width);
+        Sequence { len, q: values(self.heads() * self.dim), k: values(width), v: values(width) }
+    }
+
+    fn rounded(&self, x: f32) -> f64 {
+        if self.variant == "f16" { f16::from_f32(x).to_f64() } else { f64::from(x) }
+    }
+
+    /// The definition, in f64, for one head of one token.
+    fn expected(&self, s: &Sequence, position: usize, head: usize) -> Vec<f64> {
+        let (dim, kv_head) = (self.dim, head / self.group);
+        let first = if self.window == 0 { 0 } else { (position + 1).saturating_sub(self.window) };
+        let q = &s.q[(position * self.heads() + head) * dim..][..dim];
+        let row = |from: &[f32], p: usize| -> Vec<f64> {
+            from[(p * self.kv_heads + kv_head) * dim..][..dim].iter().map(|x| self.rounded(*x)).collect()
+        };
+        let mut scores: Vec<f64> = (first..=position)
+            .map(|p| q.iter().zip(row(&s.k, p)).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(self.scale))
+            .collect();
+        if self.softcap > 0.0 {
+            let cap = f64::from(self.softcap);
+            scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+        }
+        let max = scores.iter().copied().fold(f64::MIN, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        let mut out = vec![0f64; dim];
+        for (p, score) in (first..=position).zip(scores) {
+            let weight = (score - max).exp() / sum;
+            out.iter_mut().zip(row(&s.v, p)).for_each(|(o, v)| *o += weight * v);
+        }
+        out
+    }
+}
+
+/// A cache whose every slot not yet written holds NaN, and where each sequence's pages are.
+struct Cache<'a> {
+    setting: &'a Setting,
+    kv: Vec<u8>,
+    table: Vec<i32>,
+    columns: usize,
+}
+
+impl<'a> Cache<'a> {
+    /// Page 0 belongs to nobody; the others are dealt in random order.
+    fn new(setting: &'a Setting, sequences: &[Sequence], random: &mut Random) -> Cache<'a> {
+        let columns = sequences.iter().map(|s| s.len.div_ceil(PAGE)).max().unwrap();
+        let mut table: Vec<i32> = (1..=(columns * sequences.len()) as i32).collect();
+        for i in (1..table.len()).rev() {
+            table.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+        }
+        let elements = (table.len() + 1) * kv::page_elements(setting.kv_heads, setting.dim);
+        // All ones is a NaN in either type.
+        let kv = vec![0xff; elements * if setting.variant == "f16" { 2 } else { 4 }];
+        Cache { setting, kv, table, columns }
+    }
+
+    /// Takes the page of a column from a sequence: nothing may look there any more.
+    fn drop_page(&mut self, sequence: usize, column: usize) {
+        self.table[sequence * self.columns + column] = 0;
+    }
+
+    /// Appends the tokens, a sequence and a position each, and attends for them; grids are cut into random pieces.
+    fn step(&mut self, sequences: &[Sequence], tokens: &[(usize, usize)], isa: Isa, random: &mut Random) -> Vec<f32> {
+        let s = self.setting;
+        let gather = |of: &dyn Fn(&Sequence) -> &Vec<f32>, width: usize| -> Vec<f32> {
+            tokens.iter().flat_map(|(s, p)| of(&sequences[*s])[p * width..][..width].to_vec()).collect()
+        };
+        let (kv_width, width) = (s.kv_heads * s.dim, s.heads() * s.dim);
+        let (q, k, v) = (gather(&|s| &s.q, width), gather(&|s| &s.k, kv_width), gather(&|s| &s.v, kv_width));
+        let positions: Vec<i32> = tokens.iter().map(|t| t.1 as i32).collect();
+        let rows: Vec<i32> = tokens.iter().map(|t| t.0 as i32).collect();
+        let mut out = vec![f32::NAN; q.len()];
+        let append = KvAppendParams {
+            k: k.as_ptr(),
+            v: v.as_ptr(),
+            positions: positions.as_ptr(),
+            sequences: rows.as_ptr(),
+            page_table: self.table.as_ptr(),
+            kv: self.kv.as_mut_ptr().cast(),
+            tokens: tokens.len() as u32,
+            kv_heads: s.kv_heads as u32,
+            head_dim: s.dim as u32,
+            page_table_stride: self.columns as u32,
+        };
+        let attend = AttentionParams {
+            q: q.as_ptr(),
+            kv: self.kv.as_ptr().cast(),
+            positions: positions.as_ptr(),
+            sequences: rows.as_ptr(),
+            page_table: self.table.as_ptr(),
+            out: out.as_mut_ptr(),
+            tokens: tokens.len() as u32,
+            heads: s.heads() as u32,
+            kv_heads: s.kv_heads as u32,
+            head_dim: s.dim as u32,
+            page_table_stride: self.columns as u32,
+            window: s.window as u32,
+            scale: s.scale,
+            softcap: s.softcap,
+        };
+        // SAFETY: the buffers have the sizes the parameters say; both kernels are this machine's.
+        unsafe {
+            let kernel = kv_append::select(s.variant, isa).unwrap();
+            launch(kernel, &append, &pieces(kv_append::blocks(&append), random), 0);
+            let kernel = select(s.variant, isa).unwrap();
+            launch(kernel, &attend, &pieces(blocks(&attend), random), scratch_bytes(&attend));
+        }
+        out
+    }
+}
+
+/// A grid cut into pieces, in random order.
+fn pieces(blocks: usize, random: &mut Random) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while start < blocks {
+        let end = (start + 1 + (random.bits() % 7) as usize).min(blocks);
+        let at = (random.bits() % (pieces.len() as u64 + 1)) as usize;
+        pieces.insert(at, start..end);
+        start = end;
+    }
+    pieces
+}
+
+/// Outputs by sequence and position.
+type Outputs = HashMap<(usize, usize), Vec<u32>>;
+
+/// All tokens of all sequences, in steps of `most(random)` tokens a sequence, together or one sequence after the other.
+fn generate(
+    setting: &Setting,
+    sequences: &[Sequence],
+    isa: Isa,
+    random: &mut Random,
+    batched: bool,
+    most: impl Fn(&mut Random) -> usize,
+) -> Outputs {
+    let mut cache = Cache::new(setting, sequences, random);
+    let mut outputs = Outputs::new();
+    let mut done = vec![0; sequences.len()];
+    while let Some(first) = (0..sequences.len()).find(|s| done[*s] < sequences[*s].len) {
+        let mut tokens = Vec::new();
+        for s in if batched { first..sequences.len() } else { first..first + 1 } {
+            let end = sequences[s].len.min(done[s] + most(random));
+            tokens.extend((done[s]..end).map(|p| (s, p)));
+            done[s] = end;
+            if setting.window > 0 {
+                let first = tokens.iter().find(|t| t.0 == s).map_or(0, |t| (t.1 + 1).saturating_sub(setting.window));
+                (0..first / PAGE).for_each(|column| cache.drop_page(s, column));
+            }
+        }
+        if !tokens.is_empty() {
+            let out = cache.step(sequences, &tokens, isa, random);
+            let width = setting.heads() * setting.dim;
+            for (token, row) in tokens.into_iter().zip(out.chunks_exact(width)) {
+                outputs.insert(token, row.iter().map(|x| x.to_bits()).collect());
+            }
+        }
+    }
+    outputs
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    (
+        prop_oneof![Just("f16"), Just("f32")],
+        prop_oneof![1usize..=9, Just(16)],
+        1usize..=3,
+        prop_oneof![Just(64usize), Just(32), Just(18), Just(29), Just(1), 1usize..100],
+        prop_oneof![3 => Just(0usize), 1 => Just(1), 1 => Just(16), 1 => Just(64), 2 => 1usize..100],
+        prop_oneof![2 => Just(0f32), 1 => 0.5f32..30.0],
+        prop_oneof![Just(0.125f32), 0.01f32..3.0],
+    )
+        .prop_map(|(variant, group, kv_heads, dim, window, softcap, scale)| {
+            let kv_heads = if group > 8 { 1 } else { kv_heads };
+            Setting { variant, group, kv_heads, dim, window, softcap, scale }
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn attention_is_as_defined(setting in setting(), lens in prop::collection::vec(1usize..150, 1..4), seed: u64) {
+        let mut random = Random(seed);
+        let sequences: Vec<_> = lens.iter().map(|len| setting.sequence(*len, &mut random)).collect();
+        let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |r| 1 + (r.bits() % 90) as usize);
+        for ((s, position), row) in outputs {
+            for (head, out) in row.chunks_exact(setting.dim).enumerate() {
+                let expected = setting.expected(&sequences[s], position, head);
+                for (bits, expected) in out.iter().zip(expected) {
+                    let out = f32::from_bits(*bits);
+                    prop_assert!((f64::from(out) - expected).abs() < 2e-5, "{s} {position} {head}: {out} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_depend_on_nothing_but_the_sequence(
+        setting in setting(), lens in prop::collection::vec(1usize..130, 1..4), seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let sequences: Vec<_> = lens.iter().map(|len| setting.sequence(*len, &mut random)).collect();
+        let alone = generate(&setting, &sequences, Isa::best(), &mut random, false, |_| 1);
+        for &isa in Isa::available() {
+            let whole = generate(&setting, &sequences, isa, &mut random, true, |_| usize::MAX / 2);
+            prop_assert!(whole == alone, "{isa}, whole prompts together");
+            let ragged = generate(&setting, &sequences, isa, &mut random, true, |r| (r.bits() % 3 * (r.bits() % 50)) as usize);
+            prop_assert!(ragged == alone, "{isa}, chunks together");
+        }
+    }
+}
+
+/// A head of 512 tokens fills the largest tiles, over several chunks.
+#[test]
+fn long_prompts_have_the_bits_of_single_tokens() {
+    for (group, window) in [(3, 0), (1, 70), (4, 200)] {
+        let setting = Setting { variant: "f16", group, kv_heads: 1, dim: 64, window, softcap: 0.0, scale: 0.125 };
+        let mut random = Random(group as u64);
+        let sequences = [setting.sequence(512, &mut random)];
+        let alone = generate(&setting, &sequences, Isa::best(), &mut random, false, |_| 1);
+        for &isa in Isa::available().iter().filter(|isa| **isa != Isa::Portable) {
+            assert!(generate(&setting, &sequences, isa, &mut random, false, |_| 512) == alone, "{isa}");
+        }
+    }
+}
+
+/// An infinite value is seen by its own and later tokens alone, though earlier ones share their tile.
+#[test]
+fn what_is_not_seen_does_not_leak() {
+    let setting = Setting { variant: "f32", group: 2, kv_heads: 1, dim: 20, window: 30, softcap: 0.0, scale: 0.2 };
+    let mut random = Random(5);
+    let mut sequence = setting.sequence(128, &mut random);
+    sequence.v[70 * 20 + 3] = f32::INFINITY;
+    let outputs = generate(&setting, &[sequence], Isa::best(), &mut random, true, |_| 128);
+    for ((_, position), row) in outputs {
+        let finite = row.iter().all(|bits| f32::from_bits(*bits).is_finite());
+        assert_eq!(finite, !(70..100).contains(&position), "{position}");
+    }
+}
+
+/// Scores far beyond what `exp` can hold are told apart by their differences.
+#[test]
+fn great_scores_do_not_overflow() {
+    let setting = Setting { variant: "f32", group: 1, kv_heads: 1, dim: 16, window: 0, softcap: 0.0, scale: 1e4 };
+    let mut random = Random(6);
+    let sequences = [setting.sequence(200, &mut random)];
+    let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |_| 200);
+    for ((_, position), row) in outputs {
+        let expected = setting.expected(&sequences[0], position, 0);
+        for (bits, expected) in row.iter().zip(expected) {
+            assert!((f64::from(f32::from_bits(*bits)) - expected).abs() < 2e-2, "{position}");
+        }
+    }
+}
+
+#[test]
+fn scratch_memory_grows_with_the_step() {
+    for heads in [1, 3, 7, 96] {
+        let mut last = 0;
+        for tokens in 0..600 {
+            let p = AttentionParams { tokens, heads, kv_heads: 1, head_dim: 40, ..AttentionParams::default() };
+            assert!(scratch_bytes(&p) >= last);
+            last = scratch_bytes(&p);
+        }
+    }
+    assert_eq!(blocks(&AttentionParams::default()), 0);
+}

@@ -196,8 +196,7 @@ impl<K: Product> Launch<'_, K> {
         for index in panels.step_by(P) {
             // SAFETY: the panels exist; panels of weights follow each other.
             unsafe {
-                let panel =
-                    Panel { start: self.params.w.cast::<u8>().add(index * self.panel_bytes), cols: self.cols };
+                let panel = Panel { start: self.params.w.cast::<u8>().add(index * self.panel_bytes), cols: self.cols };
                 let tile = K::tile::<S, T, P>(panel, self.panel_bytes, x);
                 for (p, sums) in tile.iter().enumerate() {
                     self.store::<S, T>(sums, (index + p) * LANES, tokens.clone());

@@ -5,7 +5,7 @@
 
 use std::ffi::c_void;
 
-use ir::program::{Arg, Launch as ProgramLaunch, Program};
+use ir::program::{Arg, BufferId, Launch as ProgramLaunch, Program};
 use ir::types::Dim;
 use kernels::catalog::{self, Field, FieldKind, KernelInfo};
 use kernels::cpu::CpuKernel;
@@ -22,6 +22,26 @@ pub(super) struct Addresses<'a> {
     pub input: &'a dyn Fn(&str) -> Option<*mut u8>,
     pub weight: &'a dyn Fn(&str) -> Option<*const u8>,
     pub state: &'a dyn Fn(&str) -> Option<*mut u8>,
+}
+
+impl Addresses<'_> {
+    /// Where an argument that is a pointer leads; `None` if its name is unknown, or for other arguments.
+    fn of(&self, program: &Program, arg: &Arg) -> Option<*const u8> {
+        match arg {
+            Arg::Null => Some(std::ptr::null()),
+            Arg::Buffer(id, _) => Some(self.buffer(program, *id)),
+            Arg::Input(i) => (self.input)(&program.inputs[*i as usize].name).map(|p| p.cast_const()),
+            Arg::Weight(i) => (self.weight)(&program.weights[*i as usize].name),
+            Arg::State(i, _) => (self.state)(&program.states[*i as usize].name).map(|p| p.cast_const()),
+            Arg::Size(_) | Arg::Float(_) => None,
+        }
+    }
+
+    fn buffer(&self, program: &Program, id: BufferId) -> *const u8 {
+        let offset = program.buffers[id.0 as usize].offset as usize;
+        // SAFETY: the verifier has shown that the buffer lies in the arena.
+        unsafe { self.arena.byte_add(offset) }.cast_const()
+    }
 }
 
 /// Values of the step symbols.
@@ -140,7 +160,7 @@ impl Plan {
     ) -> Result<(), DeviceError> {
         // SAFETY: `offset` is that of a field of a struct inside `params`, aligned as the field is.
         let place = unsafe { self.params.as_mut_ptr().byte_add(offset) };
-        let address = match arg {
+        match arg {
             Arg::Size(dims) => {
                 self.patches.push(Patch { offset, kind: field.kind, dims: dims.clone() });
                 return Ok(());
@@ -150,16 +170,9 @@ impl Plan {
                 unsafe { place.cast::<f32>().write(*value) };
                 return Ok(());
             }
-            Arg::Null => Some(std::ptr::null()),
-            // SAFETY: the verifier has shown that the buffer lies in the arena.
-            Arg::Buffer(id, _) => {
-                Some(unsafe { addresses.arena.byte_add(program.buffers[id.0 as usize].offset as usize) }.cast_const())
-            }
-            Arg::Input(i) => (addresses.input)(&program.inputs[*i as usize].name).map(|p| p.cast_const()),
-            Arg::Weight(i) => (addresses.weight)(&program.weights[*i as usize].name),
-            Arg::State(i, _) => (addresses.state)(&program.states[*i as usize].name).map(|p| p.cast_const()),
-        };
-        let address = address.ok_or_else(|| unresolved(launch, field.name))?;
+            _ => {}
+        }
+        let address = addresses.of(program, arg).ok_or_else(|| unresolved(launch, field.name))?;
         // SAFETY: the field is a pointer.
         unsafe { place.cast::<*const u8>().write(address) };
         Ok(())
@@ -261,11 +274,10 @@ fn unresolved(launch: &ProgramLaunch, field: &str) -> DeviceError {
 }
 
 fn outputs(program: &Program, addresses: &Addresses) -> Vec<Output> {
-    let output = |(name, id): &(String, ir::program::BufferId)| {
-        let buffer = &program.buffers[id.0 as usize];
-        // SAFETY: the verifier has shown that the buffer lies in the arena, aligned to 256 bytes.
-        let data = unsafe { addresses.arena.byte_add(buffer.offset as usize) }.cast_const().cast();
-        Output { name: name.clone(), data, shape: buffer.ty.shape.clone() }
+    let output = |(name, id): &(String, BufferId)| Output {
+        name: name.clone(),
+        data: addresses.buffer(program, *id).cast(),
+        shape: program.buffers[id.0 as usize].ty.shape.clone(),
     };
     program.outputs.iter().map(output).collect()
 }

@@ -1,0 +1,34 @@
+//! Checkpoints compiled into temporary artifacts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use compiler::lower::Registry;
+use compiler::pipeline::{self, CompileOptions};
+use compiler::progress::Silent;
+use compiler::target::{Activations, Target};
+use models::Checkpoint;
+use runtime::artifact::{Artifact, OpenOptions};
+use runtime::engine::{Engine, EngineOptions};
+use tempfile::TempDir;
+
+/// Options for the cpu target.
+pub fn options(activations: Activations) -> CompileOptions {
+    CompileOptions { target: Target::Cpu, activations, max_model_len: None, dump: None, stop_after: None }
+}
+
+/// Compiles a checkpoint; the artifact lives as long as the folder.
+pub fn compile(checkpoint: &Path, activations: Activations) -> (TempDir, Arc<Artifact>) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let output = folder.path().join("model.moesaic");
+    let mut checkpoint = Checkpoint::open(checkpoint).expect("checkpoint");
+    pipeline::compile(&mut checkpoint, &output, &options(activations), &Registry::default(), &Silent).expect("artifact");
+    let artifact = Artifact::open(&output, &OpenOptions::default()).expect("artifact");
+    (folder, Arc::new(artifact))
+}
+
+/// An engine over an artifact with room for `kv_tokens`.
+pub fn engine(artifact: &Arc<Artifact>, kv_tokens: u64, options: EngineOptions) -> Engine {
+    let options = EngineOptions { kv_tokens: Some(kv_tokens), ..options };
+    Engine::new(artifact.clone(), &options).expect("engine")
+}
