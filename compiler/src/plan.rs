@@ -25,12 +25,13 @@ pub struct PlanError {
 /// Places every buffer of a scheduled program.
 pub fn plan(lowered: Lowered) -> Result<Program, PlanError> {
     let mut program = lowered.program;
+    let mut renamed = HashMap::new();
     for candidate in &lowered.in_place {
-        take_over(&mut program, candidate);
+        take_over(&mut program, candidate, &mut renamed);
     }
     compact(&mut program);
     let spans = spans(&program)?;
-    let orders: [fn(&Span) -> (Reverse<u64>, usize); 3] =
+    let orders: [Order; 3] =
         [|s| (Reverse(s.bytes), s.first), |s| (Reverse((s.last - s.first) as u64), s.first), |s| (Reverse(0), s.first)];
     let best = orders.iter().map(|key| assign(&spans, *key)).min_by_key(|(arena, _)| *arena);
     let (arena, offsets) = best.unwrap_or_default();
@@ -39,9 +40,11 @@ pub fn plan(lowered: Lowered) -> Result<Program, PlanError> {
     Ok(program)
 }
 
-/// Makes the result the operand's buffer, if that has the same size and dies with this launch.
-fn take_over(program: &mut Program, candidate: &InPlace) {
-    let (result, operand) = (candidate.result, candidate.operand);
+/// Makes the result the operand's buffer, if that has the same size and dies with this launch. Candidates name the buffers of the
+/// lowering; `renamed` says what became of those taken over before.
+fn take_over(program: &mut Program, candidate: &InPlace, renamed: &mut HashMap<BufferId, BufferId>) {
+    let current = |id: BufferId| renamed.get(&id).copied().unwrap_or(id);
+    let (result, operand) = (current(candidate.result), current(candidate.operand));
     let bounds = program.upper_bounds();
     let bytes = |id: BufferId| program.buffers[id.0 as usize].ty.bytes(&bounds);
     let dies_here = program.live_ranges()[operand.0 as usize].is_some_and(|(_, last)| last == candidate.launch);
@@ -50,16 +53,13 @@ fn take_over(program: &mut Program, candidate: &InPlace) {
         .iter()
         .any(|(_, a)| matches!(a, Arg::Buffer(id, Access::Write) if *id == result));
     if dies_here && writes_it && result != operand && bytes(result) == bytes(operand) {
-        rename(program, result, operand);
+        for_each_buffer(program, |id| {
+            if *id == result {
+                *id = operand;
+            }
+        });
+        renamed.insert(candidate.result, operand);
     }
-}
-
-fn rename(program: &mut Program, from: BufferId, to: BufferId) {
-    for_each_buffer(program, |id| {
-        if *id == from {
-            *id = to;
-        }
-    });
 }
 
 fn for_each_buffer(program: &mut Program, mut visit: impl FnMut(&mut BufferId)) {
@@ -88,6 +88,9 @@ fn compact(program: &mut Program) {
     program.buffers = kept.into_iter().map(|id| program.buffers[id.0 as usize].clone()).collect();
 }
 
+/// A rule for which buffer is placed next: the smallest key first.
+type Order = fn(&Span) -> (Reverse<u64>, usize);
+
 #[derive(Clone, Copy)]
 struct Span {
     index: usize,
@@ -115,7 +118,7 @@ fn spans(program: &Program) -> Result<Vec<Span>, PlanError> {
 }
 
 /// Arena size and offset of each buffer when placed in the order of `key`.
-fn assign(spans: &[Span], key: fn(&Span) -> (Reverse<u64>, usize)) -> (u64, Vec<u64>) {
+fn assign(spans: &[Span], key: Order) -> (u64, Vec<u64>) {
     let mut order = spans.to_vec();
     order.sort_by_key(|s| (key(s), s.index));
     let mut offsets = vec![0; spans.len()];

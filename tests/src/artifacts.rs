@@ -22,7 +22,8 @@ pub fn compile(checkpoint: &Path, activations: Activations) -> (TempDir, Arc<Art
     let folder = tempfile::tempdir().expect("temporary folder");
     let output = folder.path().join("model.moesaic");
     let mut checkpoint = Checkpoint::open(checkpoint).expect("checkpoint");
-    pipeline::compile(&mut checkpoint, &output, &options(activations), &Registry::default(), &Silent).expect("artifact");
+    pipeline::compile(&mut checkpoint, &output, &options(activations), &Registry::default(), &Silent)
+        .expect("artifact");
     let artifact = Artifact::open(&output, &OpenOptions::default()).expect("artifact");
     (folder, Arc::new(artifact))
 }

@@ -96,8 +96,10 @@ fn bits_do_not_depend_on_batch_threads_or_instruction_set() {
         for isa in Isa::available() {
             let options = EngineOptions { threads: Some(3), isa: Some(*isa), ..EngineOptions::default() };
             let mut engine = engine(&artifact, 512, options);
-            let chunks: Vec<Chunk> =
-                ids.iter().map(|tokens| Chunk { sequence: engine.open_sequence(), tokens, logits: Rows::All }).collect();
+            let chunks: Vec<Chunk> = ids
+                .iter()
+                .map(|tokens| Chunk { sequence: engine.open_sequence(), tokens, logits: Rows::All })
+                .collect();
             let mut together = vec![Vec::new(); ids.len()];
             engine.step_each(&chunks, |row| together[row.chunk].extend_from_slice(row.logits)).unwrap();
             assert_eq!(together, alone, "{name} on {isa}");

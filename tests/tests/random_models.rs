@@ -4,8 +4,7 @@
 mod support;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 
 use compiler::lower::Registry;
 use compiler::pipeline::compile_programs;
@@ -217,9 +216,8 @@ fn interpret(graph: &Graph, checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> 
 }
 
 /// The same on the cpu device, in chunks.
-fn execute(checkpoint: &PathBuf, activations: Activations, sequences: &[Vec<u32>], chunk: usize) -> Vec<f32> {
+fn execute(checkpoint: &Path, activations: Activations, sequences: &[Vec<u32>], chunk: usize) -> Vec<f32> {
     let (_folder, artifact) = compile(checkpoint, activations);
-    let artifact = Arc::clone(&artifact);
     let mut engine = engine(&artifact, 256, EngineOptions { threads: Some(2), ..EngineOptions::default() });
     let mut rows: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
     let ids: Vec<_> = sequences.iter().map(|_| engine.open_sequence()).collect();
@@ -227,7 +225,9 @@ fn execute(checkpoint: &PathBuf, activations: Activations, sequences: &[Vec<u32>
     for start in (0..longest).step_by(chunk) {
         let pieces = sequences.iter().enumerate().filter(|(_, s)| start < s.len());
         let (which, chunks): (Vec<usize>, Vec<Chunk>) = pieces
-            .map(|(i, s)| (i, Chunk { sequence: ids[i], tokens: &s[start..(start + chunk).min(s.len())], logits: Rows::All }))
+            .map(|(i, s)| {
+                (i, Chunk { sequence: ids[i], tokens: &s[start..(start + chunk).min(s.len())], logits: Rows::All })
+            })
             .unzip();
         engine.step_each(&chunks, |row| rows[which[row.chunk]].extend_from_slice(row.logits)).unwrap();
     }

@@ -85,7 +85,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
         println!("{summary}");
     } else {
         eprintln!(
-            "{}: {} ({}, {:.0} M parameters), {:.1} MB in {seconds:.1} s, peak memory {}",
+            "{}: {} ({}, {:.1} M parameters), {:.1} MB in {seconds:.1} s, peak memory {}",
             args.output.display(),
             manifest.model.name,
             manifest.model.family,

@@ -30,7 +30,7 @@ pub struct DeviceArgs {
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArgs {
     /// Divisor of the logits; 0 takes the likeliest token [default: 0.8]
-    #[arg(long, value_name = "X", env = "MOESAIC_TEMPERATURE")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, env = "MOESAIC_TEMPERATURE")]
     pub temperature: Option<f32>,
     /// Keep so many of the likeliest tokens; 0 keeps all [default: 0]
     #[arg(long, value_name = "N", env = "MOESAIC_TOP_K")]

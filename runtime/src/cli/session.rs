@@ -63,6 +63,9 @@ impl Session {
     pub fn request(&self, prompt: Vec<u32>, args: &SamplingArgs) -> Result<GenerationRequest, Box<dyn Error>> {
         let sampling = args.params(&self.defaults);
         sampling.validate()?;
+        if prompt.is_empty() {
+            return Err(CliError::Option { option: "--prompt", message: "expected at least one token".into() }.into());
+        }
         Ok(GenerationRequest { prompt, sampling, stop_ids: self.defaults.eos_ids.clone(), max_tokens: args.max_tokens })
     }
 

@@ -103,18 +103,20 @@ pub(super) struct KernelPanic {
 /// What the threads share.
 struct Shared {
     threads: usize,
-    /// Counts steps; a worker executes the list once for each.
+    /// Counts steps; workers wait for it to change.
     epoch: AtomicU64,
-    /// Threads that are done with the list in this step.
-    left: AtomicUsize,
+    /// Whether workers may enter the list. A worker that wakes after the step is over finds it closed.
+    open: AtomicBool,
+    /// Workers that are in the list, or about to look whether they may be.
+    inside: AtomicUsize,
     list: UnsafeCell<*const LaunchList>,
     stop: AtomicBool,
     aborted: AtomicBool,
     panic: Mutex<Option<KernelPanic>>,
 }
 
-// SAFETY: `list` is written by the caller of `run` only, before it publishes a new epoch and while all workers wait for one.
-// The list it points to outlives the step, and its launches may be executed by any thread (the contract of `Team::run`).
+// SAFETY: `list` is written by the caller of `run` only, while the list is closed and no worker inside, and read by workers
+// inside an open list only. Its launches may be executed by any thread (the contract of `Team::run`).
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -132,7 +134,8 @@ impl Team {
         let shared = Arc::new(Shared {
             threads,
             epoch: AtomicU64::new(0),
-            left: AtomicUsize::new(0),
+            open: AtomicBool::new(false),
+            inside: AtomicUsize::new(0),
             list: UnsafeCell::new(std::ptr::null()),
             stop: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -171,14 +174,15 @@ impl Team {
         }
         list.rewind();
         shared.aborted.store(false, Ordering::Relaxed);
-        shared.left.store(0, Ordering::Relaxed);
-        // SAFETY: workers wait for the next epoch and do not read `list` before they see it.
+        // SAFETY: the list is closed and no worker inside.
         unsafe { *shared.list.get() = list };
+        shared.open.store(true, Ordering::SeqCst);
         shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
         execute(shared, list, self.scratch.as_mut_slice());
-        // Only when all have left it may the list change.
-        wait_until(|| shared.left.load(Ordering::Acquire) == shared.threads);
+        // From here on no worker enters; only when those inside have left may the list change.
+        shared.open.store(false, Ordering::SeqCst);
+        wait_until(|| shared.inside.load(Ordering::SeqCst) == 0);
         match shared.aborted.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(lock(&shared.panic).take().unwrap_or(KernelPanic { params: 0, message: String::new() })),
@@ -201,7 +205,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A worker's life: execute the list of each epoch.
+/// A worker's life: take part in each step that it sees in time.
 fn work(shared: &Shared, mut scratch: Region) {
     let mut seen = 0;
     loop {
@@ -209,9 +213,14 @@ fn work(shared: &Shared, mut scratch: Region) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the epoch was published after the list was set, and the list lives until all threads have left it.
-        let list = unsafe { &**shared.list.get() };
-        execute(shared, list, scratch.as_mut_slice());
+        // In the one order of these operations, either this thread sees the list closed, or `run` sees it inside and waits.
+        shared.inside.fetch_add(1, Ordering::SeqCst);
+        if shared.open.load(Ordering::SeqCst) {
+            // SAFETY: the list was set before it was opened, and lives until this thread is no longer inside.
+            let list = unsafe { &**shared.list.get() };
+            execute(shared, list, scratch.as_mut_slice());
+        }
+        shared.inside.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -228,22 +237,26 @@ fn next_epoch(shared: &Shared, seen: u64) -> u64 {
     }
 }
 
-/// Executes this thread's share of a list.
+/// Executes this thread's share of a list, until all of it is done or a kernel has failed.
 fn execute(shared: &Shared, list: &LaunchList, scratch: &mut [u8]) {
     let aborted = || shared.aborted.load(Ordering::Relaxed);
     for phase in list.phases.iter().take_while(|_| !aborted()) {
-        execute_phase(shared, list, phase, scratch);
-        wait_until(|| phase.done.load(Ordering::Acquire) >= phase.blocks || aborted());
+        let is_done = || phase.done.load(Ordering::Acquire) >= phase.blocks;
+        if !is_done() {
+            execute_phase(shared, list, phase, scratch);
+            wait_until(|| is_done() || aborted());
+        }
     }
-    shared.left.fetch_add(1, Ordering::AcqRel);
 }
 
+/// Takes chunks of a phase until none is left.
 fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mut [u8]) {
     let launches = &list.launches[phase.first..phase.end];
+    let mut done = 0;
     loop {
         let start = phase.next.fetch_add(phase.chunk, Ordering::Relaxed);
         if start >= phase.blocks {
-            return;
+            break;
         }
         let blocks = start..(start + phase.chunk).min(phase.blocks);
         for launch in launches {
@@ -257,7 +270,10 @@ fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mu
                 return;
             }
         }
-        phase.done.fetch_add(blocks.len(), Ordering::AcqRel);
+        done += blocks.len();
+    }
+    if done > 0 {
+        phase.done.fetch_add(done, Ordering::AcqRel);
     }
 }
 
