@@ -88,3 +88,63 @@ impl<O: Operation> Body for Binary<O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cpu::matmul::testing::{Random, launch};
+
+    fn run(variant: &str, isa: Isa, a: &[f32], b: &[f32]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; a.len()];
+        let params = BinaryParams { a: a.as_ptr(), b: b.as_ptr(), out: out.as_mut_ptr(), count: a.len() as u64 };
+        let ranges: Vec<_> = (0..blocks(&params)).rev().map(|b| b..b + 1).collect();
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { launch(select(variant, isa).unwrap(), &params, &ranges, 0) };
+        out
+    }
+
+    /// The same with `out` in the place of `a`, or of `b`.
+    fn run_in_place(variant: &str, isa: Isa, a: &[f32], b: &[f32], first: bool) -> Vec<f32> {
+        let (mut x, mut y) = (a.to_vec(), b.to_vec());
+        let (a, b) = (x.as_mut_ptr(), y.as_mut_ptr());
+        let params = BinaryParams { a, b, out: if first { a } else { b }, count: x.len() as u64 };
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { launch(select(variant, isa).unwrap(), &params, std::slice::from_ref(&(0..blocks(&params))), 0) };
+        if first { x } else { y }
+    }
+
+    fn expected(variant: &str, a: f64, b: f64) -> f64 {
+        match variant {
+            "add" => a + b,
+            "mul" => a * b,
+            _ => a / (1.0 + (-a).exp()) * b,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn operations_are_as_defined(count in prop_oneof![0usize..100, 4000usize..9000], seed: u64) {
+            let mut random = Random(seed);
+            let a: Vec<f32> = random.values(count).into_iter().map(|x| x * 20.0).collect();
+            let b = random.values(count);
+            for variant in VARIANTS {
+                let out = run(variant, Isa::Portable, &a, &b);
+                for ((a, b), out) in a.iter().zip(&b).zip(&out) {
+                    let expected = expected(variant, f64::from(*a), f64::from(*b));
+                    prop_assert!((f64::from(*out) - expected).abs() <= 4e-7 * expected.abs() + 1e-9, "{variant} {a} {b}");
+                }
+                for &isa in Isa::available() {
+                    for got in [
+                        run(variant, isa, &a, &b),
+                        run_in_place(variant, isa, &a, &b, true),
+                        run_in_place(variant, isa, &a, &b, false),
+                    ] {
+                        prop_assert!(got.iter().zip(&out).all(|(x, y)| x.to_bits() == y.to_bits()), "{variant} {isa}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -75,3 +75,74 @@ unsafe fn write<T: KvElement, const STRIDE: usize>(from: *const f32, count: usiz
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cpu::matmul::testing::{Random, launch};
+
+    /// Three tokens of two sequences: two pages of a row each, of a pool of five.
+    const TABLE: [i32; 4] = [3, 1, 4, 2];
+    const TOKENS: [(i32, i32); 3] = [(0, 15), (0, 16), (1, 20)];
+
+    fn run<T: KvElement>(
+        variant: &str,
+        isa: Isa,
+        kv_heads: usize,
+        head_dim: usize,
+        k: &[f32],
+        v: &[f32],
+        empty: T,
+    ) -> Vec<T> {
+        let mut pool = vec![empty; 5 * kv::page_elements(kv_heads, head_dim)];
+        let (sequences, positions) = (TOKENS.map(|t| t.0), TOKENS.map(|t| t.1));
+        let params = KvAppendParams {
+            k: k.as_ptr(),
+            v: v.as_ptr(),
+            positions: positions.as_ptr(),
+            sequences: sequences.as_ptr(),
+            page_table: TABLE.as_ptr(),
+            kv: pool.as_mut_ptr().cast(),
+            tokens: 3,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+            page_table_stride: 2,
+        };
+        assert_eq!(blocks(&params), 3);
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { launch(select(variant, isa).unwrap(), &params, &[1..3, 0..1], 0) };
+        pool
+    }
+
+    /// The layout as the header words it: K `[kv_heads][head_dim][16]`, then V `[kv_heads][16][head_dim]`.
+    fn expected<T: KvElement>(kv_heads: usize, head_dim: usize, k: &[f32], v: &[f32], empty: T) -> Vec<T> {
+        let page = 2 * kv_heads * head_dim * 16;
+        let mut pool = vec![empty; 5 * page];
+        for (t, (page_index, slot)) in [(3, 15), (1, 0), (2, 4)].into_iter().enumerate() {
+            for h in 0..kv_heads {
+                for d in 0..head_dim {
+                    let from = (t * kv_heads + h) * head_dim + d;
+                    pool[page_index * page + (h * head_dim + d) * 16 + slot] = T::round(k[from]);
+                    pool[page_index * page + page / 2 + (h * 16 + slot) * head_dim + d] = T::round(v[from]);
+                }
+            }
+        }
+        pool
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_are_written_to_their_slots_alone(kv_heads in 1usize..4, head_dim in 1usize..70, seed: u64) {
+            let mut random = Random(seed);
+            let (k, v) = (random.values(3 * kv_heads * head_dim), random.values(3 * kv_heads * head_dim));
+            for &isa in Isa::available() {
+                let got = run("f32", isa, kv_heads, head_dim, &k, &v, 9f32);
+                prop_assert_eq!(got, expected(kv_heads, head_dim, &k, &v, 9f32), "{}", isa);
+                let got = run("f16", isa, kv_heads, head_dim, &k, &v, f16::MAX);
+                prop_assert_eq!(got, expected(kv_heads, head_dim, &k, &v, f16::MAX), "{}", isa);
+            }
+        }
+    }
+}

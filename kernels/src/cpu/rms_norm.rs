@@ -67,3 +67,50 @@ unsafe fn square_sum<S: Simd>(x: &[f32]) -> f32 {
         tree_sum(lanes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cpu::matmul::testing::{Random, launch};
+
+    fn run(isa: Isa, x: &[f32], weight: &[f32], eps: f32, ranges: &[Range<usize>]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; x.len()];
+        let (rows, cols) = ((x.len() / weight.len()) as u32, weight.len() as u32);
+        let (x, weight) = (x.as_ptr(), weight.as_ptr());
+        let params = RmsNormParams { x, weight, out: out.as_mut_ptr(), rows, cols, eps, reserved: 0 };
+        assert_eq!(ranges.last().map_or(0, |r| r.end), blocks(&params));
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { launch(select(isa).unwrap(), &params, ranges, 0) };
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_normalised(rows in 1usize..40, cols in 1usize..130, exponent in -12i32..12, seed: u64) {
+            let mut random = Random(seed);
+            let magnitude = 10f32.powi(exponent);
+            let x: Vec<f32> = random.values(rows * cols).into_iter().map(|x| x * magnitude).collect();
+            let (weight, eps) = (random.values(cols), 1e-6f32);
+            let blocks = rows.div_ceil(BLOCK_ROWS);
+            let out = run(Isa::best(), &x, &weight, eps, &[0..blocks]);
+            for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact(cols)) {
+                let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / cols as f64;
+                let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+                for ((x, w), out) in x.iter().zip(&weight).zip(out) {
+                    let expected = f64::from(*x) * scale * f64::from(*w);
+                    prop_assert!((f64::from(*out) - expected).abs() <= 1e-6 * expected.abs() + 1e-30);
+                }
+            }
+            let bits = |out: &[f32]| out.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            for &isa in Isa::available() {
+                let single: Vec<_> = (0..blocks).map(|b| b..b + 1).collect();
+                prop_assert_eq!(bits(&run(isa, &x, &weight, eps, &single)), bits(&out), "{}", isa);
+                for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact(cols)) {
+                    prop_assert_eq!(bits(&run(isa, x, &weight, eps, &[0..1])), bits(out), "{} alone", isa);
+                }
+            }
+        }
+    }
+}

@@ -118,3 +118,87 @@ unsafe fn turn_neighbours(x: *const f32, out: *mut f32, sin: &[f32], cos: &[f32]
         unsafe { (*out.add(2 * i), *out.add(2 * i + 1)) = turned(*x.add(2 * i), *x.add(2 * i + 1), *sin, *cos) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cpu::matmul::testing::{Random, launch};
+
+    struct Case {
+        positions: Vec<i32>,
+        inv_freq: Vec<f32>,
+        heads: usize,
+        head_dim: usize,
+        interleaved: bool,
+        scale: f32,
+    }
+
+    impl Case {
+        fn run(&self, isa: Isa, x: &[f32], in_place: bool) -> Vec<f32> {
+            let mut out = if in_place { x.to_vec() } else { vec![f32::NAN; x.len()] };
+            let to = out.as_mut_ptr();
+            let params = RopeParams {
+                x: if in_place { to } else { x.as_ptr() },
+                positions: self.positions.as_ptr(),
+                inv_freq: self.inv_freq.as_ptr(),
+                out: to,
+                tokens: self.positions.len() as u32,
+                heads: self.heads as u32,
+                head_dim: self.head_dim as u32,
+                pairs: self.inv_freq.len() as u32,
+                interleaved: self.interleaved.into(),
+                scale: self.scale,
+            };
+            let middle = blocks(&params) / 2;
+            // SAFETY: the buffers have the sizes the parameters say.
+            unsafe {
+                let ranges = [middle..blocks(&params), 0..middle];
+                launch(select(isa).unwrap(), &params, &ranges, scratch_bytes(&params))
+            };
+            out
+        }
+
+        fn expected(&self, x: &[f32]) -> Vec<f64> {
+            let mut out: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            for (row, head) in out.chunks_exact_mut(self.head_dim).enumerate() {
+                for (i, f) in self.inv_freq.iter().enumerate() {
+                    let angle = self.positions[row / self.heads] as f32 * f;
+                    let (sin, cos) = f64::from(angle).sin_cos();
+                    let (first, second) =
+                        if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.inv_freq.len()) };
+                    let (a, b, scale) = (head[first], head[second], f64::from(self.scale));
+                    head[first] = (a * cos - b * sin) * scale;
+                    head[second] = (a * sin + b * cos) * scale;
+                }
+            }
+            out
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pairs_are_turned(
+            positions in prop::collection::vec(prop_oneof![0i32..4096, 0i32..10_000_000], 1..6),
+            (pairs, rest, heads) in (1usize..50, 0usize..20, 1usize..5),
+            interleaved: bool, scale in prop_oneof![Just(1f32), 0.5f32..2.0], seed: u64,
+        ) {
+            let mut random = Random(seed);
+            let head_dim = 2 * pairs + rest;
+            let inv_freq = (0..pairs).map(|i| 10_000f32.powf(-(i as f32) / pairs as f32)).collect();
+            let case = Case { positions, inv_freq, heads, head_dim, interleaved, scale };
+            let x = random.values(case.positions.len() * heads * head_dim);
+            let out = case.run(Isa::Portable, &x, false);
+            for (out, expected) in out.iter().zip(case.expected(&x)) {
+                prop_assert!((f64::from(*out) - expected).abs() < 2e-6, "{} {}", out, expected);
+            }
+            for &isa in Isa::available() {
+                for in_place in [false, true] {
+                    let got = case.run(isa, &x, in_place);
+                    prop_assert!(got.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa} {in_place}");
+                }
+            }
+        }
+    }
+}
