@@ -102,7 +102,18 @@ fn check_symbols(symbols: &[Symbol], found: &mut Findings) {
         if !names.insert(&s.name) {
             found.add(&place, "the name is taken");
         }
+        if !is_symbol_name(&s.name) {
+            found.add(&place, "a symbol's name is a letter, then letters, digits or _, and no word of the text form");
+        }
     }
+}
+
+/// Whether the text form can tell a symbol of this name from everything else.
+fn is_symbol_name(name: &str) -> bool {
+    let words = ["input", "weight", "null", "float", "read", "write", "update"];
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !words.contains(&name)
 }
 
 fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Findings) {

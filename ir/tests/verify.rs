@@ -19,6 +19,7 @@ fn all_violations_of_a_graph_are_listed() {
     let found = graph_violations(
         r#"graph "g" {
           sym T in 5..=4
+          sym read in 1..=2
           %0 = input "x" : f32[T, 8]
           %1 = weight "w" : q4_0[4, 33]
           %2 = weight "w" : f32[4, 9]
@@ -34,6 +35,7 @@ fn all_violations_of_a_graph_are_listed() {
         found,
         [
             "symbol T: the range 5..=4 is empty",
+            "symbol read: a symbol's name is a letter, then letters, digits or _, and no word of the text form",
             "node %1 w: a q4_0 tensor of this shape cannot be: its rows are no whole blocks, or it overflows",
             "node %2 w: the name is taken",
             "node %3 matmul layer.q: the widths of x and w differ",

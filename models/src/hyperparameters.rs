@@ -136,7 +136,8 @@ fn scaling_from_hugging_face(fields: &Fields, max_context: u64) -> Result<RopeSc
     let factor = || fields.f64("factor", 1.0..=f64::MAX);
     let positive = f64::MIN_POSITIVE..=f64::MAX;
     Ok(match fields.opt_str(key)?.unwrap_or("default") {
-        "default" => RopeScaling::None,
+        // Dynamic NTK differs only past the trained context, which a sequence here never exceeds.
+        "default" | "dynamic" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: factor()? },
         "llama3" => RopeScaling::Llama3 {
             factor: factor()?,
@@ -152,7 +153,7 @@ fn scaling_from_hugging_face(fields: &Fields, max_context: u64) -> Result<RopeSc
             attention_factor: yarn_factor_from_hugging_face(fields, factor()?)?,
             truncate: fields.bool_or("truncate", true)?,
         },
-        _ => return Err(fields.wrong(key, "one of default, linear, llama3, yarn")),
+        _ => return Err(fields.wrong(key, "one of default, linear, dynamic, llama3, yarn")),
     })
 }
 

@@ -94,7 +94,7 @@ mod tests {
             let x: Vec<f32> = random.values(rows * cols).into_iter().map(|x| x * magnitude).collect();
             let (weight, eps) = (random.values(cols), 1e-6f32);
             let blocks = rows.div_ceil(BLOCK_ROWS);
-            let out = run(Isa::best(), &x, &weight, eps, &[0..blocks]);
+            let out = run(Isa::best(), &x, &weight, eps, std::slice::from_ref(&(0..blocks)));
             for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact(cols)) {
                 let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / cols as f64;
                 let scale = 1.0 / (mean + f64::from(eps)).sqrt();
@@ -108,7 +108,7 @@ mod tests {
                 let single: Vec<_> = (0..blocks).map(|b| b..b + 1).collect();
                 prop_assert_eq!(bits(&run(isa, &x, &weight, eps, &single)), bits(&out), "{}", isa);
                 for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact(cols)) {
-                    prop_assert_eq!(bits(&run(isa, x, &weight, eps, &[0..1])), bits(out), "{} alone", isa);
+                    prop_assert_eq!(bits(&run(isa, x, &weight, eps, std::slice::from_ref(&(0..1)))), bits(out), "{} alone", isa);
                 }
             }
         }
