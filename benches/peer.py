@@ -21,22 +21,40 @@ def ours(args):
 
 
 class Peer:
+    """llama.cpp through its C interface: nothing of the Python layer above it is timed."""
+
     def __init__(self, args):
         self.args = args
-        self.model = llama_cpp.Llama(args.model, n_ctx=args.prompt + args.generate, n_threads=args.threads,
-                                     n_threads_batch=args.threads, n_batch=args.prompt, n_ubatch=args.prompt, verbose=False)
-        vocabulary = self.model.n_vocab()
-        self.tokens = [(i * 7919 + 100) % (vocabulary - 100) for i in range(args.prompt)]
+        self.quiet = llama_cpp.llama_log_callback(lambda *_: None)  # held: the C side keeps only the address
+        llama_cpp.llama_log_set(self.quiet, None)
+        llama_cpp.llama_backend_init()
+        model_params = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(args.model.encode(), model_params)
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = args.prompt + args.generate
+        params.n_batch = params.n_ubatch = args.prompt
+        params.n_threads = params.n_threads_batch = args.threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        ids = [(i * 7919 + 100) % 49000 for i in range(args.prompt)]
+        self.prompt = (llama_cpp.llama_token * args.prompt)(*ids)
         self.round()
 
+    def decode(self, tokens, count):
+        batch = llama_cpp.llama_batch_get_one(tokens, count)
+        if llama_cpp.llama_decode(self.context, batch) != 0:
+            sys.exit("llama_decode failed")
+        llama_cpp.llama_synchronize(self.context)
+
     def round(self):
-        self.model.reset()
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         start = time.perf_counter()
-        self.model.eval(self.tokens)
+        self.decode(self.prompt, self.args.prompt)
         prompt = time.perf_counter() - start
+        one = (llama_cpp.llama_token * 1)()
         start = time.perf_counter()
         for i in range(self.args.generate - 1):
-            self.model.eval([self.tokens[i]])
+            one[0] = self.prompt[i]
+            self.decode(one, 1)
         return self.args.prompt / prompt, (self.args.generate - 1) / (time.perf_counter() - start)
 
 

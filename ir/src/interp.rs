@@ -243,9 +243,10 @@ impl Step<'_> {
         let scale = self.node.float("scale").unwrap_or(1.0);
         let mut out = self.real(0).to_vec();
         for (row, head) in out.chunks_exact_mut(head_dim).enumerate() {
-            let position = f64::from(positions[row / heads]);
+            let position = positions[row / heads] as f32;
             for (i, frequency) in inv_freq.iter().enumerate() {
-                let (sin, cos) = (position * f64::from(*frequency)).sin_cos();
+                // The angle is rounded to f32, as in the implementations models are trained with.
+                let (sin, cos) = f64::from(position * frequency).sin_cos();
                 let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + inv_freq.len()) };
                 let (x, y) = (f64::from(head[a]), f64::from(head[b]));
                 head[a] = ((x * cos - y * sin) * scale) as f32;

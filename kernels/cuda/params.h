@@ -56,7 +56,7 @@ typedef struct MatmulParams {
   unsigned tokens, rows, cols, reserved;
 } MatmulParams;
 
-/* Rotary embedding of the first 2 * pairs dimensions of each head; angle = positions[t] * inv_freq[i].
+/* Rotary embedding of the first 2 * pairs dimensions of each head; angle = positions[t] * inv_freq[i], rounded to f32.
  * Pairs are (i, i + pairs), or (2i, 2i + 1) when interleaved. cos and sin are multiplied by scale. */
 typedef struct RopeParams {
   const float *x;        /* [tokens, heads, head_dim] */

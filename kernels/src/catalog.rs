@@ -269,4 +269,29 @@ mod tests {
         }
         assert!(lookup("fft").is_none());
     }
+
+    /// Each cache type, operation and format a kernel lists has a row here, and launches without work have no blocks.
+    #[test]
+    fn variants_are_those_of_the_kernels() {
+        let with = |kernel: &'static str, variants: &[&'static str]| {
+            variants.iter().map(move |v| (kernel, *v)).collect::<Vec<_>>()
+        };
+        let rows = [
+            with("attention", attention::VARIANTS),
+            with("kv_append", kv_append::VARIANTS),
+            with("binary", binary::VARIANTS),
+            with("matmul", &["f32.f32", "q8_0.q8x32"]),
+            with("embedding", &["f32"]),
+            ["gather_rows", "rms_norm", "quantize_rows", "rope"].map(|kernel| (kernel, "")).to_vec(),
+        ];
+        for (name, variant) in rows.concat() {
+            let kernel = lookup(name).unwrap();
+            for &isa in Isa::available() {
+                assert!(kernel.select(variant, isa).is_some(), "{name} {variant} {isa}");
+            }
+            let params = vec![0u64; kernel.params_bytes.div_ceil(8)];
+            // SAFETY: zeros are a value of every parameter struct; no pointer is followed.
+            assert_eq!(unsafe { kernel.blocks(variant, params.as_ptr().cast()) }, 0, "{name}");
+        }
+    }
 }
