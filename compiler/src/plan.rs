@@ -43,8 +43,11 @@ pub fn plan(lowered: Lowered) -> Result<Program, PlanError> {
 /// Makes the result the operand's buffer, if that has the same size and dies with this launch. Candidates name the buffers of the
 /// lowering; `renamed` says what became of those taken over before.
 fn take_over(program: &mut Program, candidate: &InPlace, renamed: &mut HashMap<BufferId, BufferId>) {
-    let current = |id: BufferId| renamed.get(&id).copied().unwrap_or(id);
-    let (result, operand) = (current(candidate.result), current(candidate.operand));
+    if renamed.contains_key(&candidate.result) {
+        return;
+    }
+    let result = candidate.result;
+    let operand = renamed.get(&candidate.operand).copied().unwrap_or(candidate.operand);
     let bounds = program.upper_bounds();
     let bytes = |id: BufferId| program.buffers[id.0 as usize].ty.bytes(&bounds);
     let dies_here = program.live_ranges()[operand.0 as usize].is_some_and(|(_, last)| last == candidate.launch);
