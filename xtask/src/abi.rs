@@ -1,9 +1,10 @@
 //! `cargo xtask abi [--check]`: generates `kernels/src/abi.rs` from `kernels/cuda/params.h`.
 //!
-//! bindgen needs libclang, which comes from a wheel so that no system package is asked for; where no wheel is pinned, `LIBCLANG_PATH`
-//! names an installed one. The layout assertions that bindgen writes prove at compile time that the Rust structs have the C layout.
+//! bindgen needs libclang, which comes from a wheel so that no system package is asked for and all machines generate the same;
+//! where that cannot be had, `LIBCLANG_PATH` names an installed one. The layout assertions that bindgen writes prove at compile time that the Rust structs have the C layout.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -52,4 +53,41 @@ fn generate() -> Result<String> {
         .generate()
         .with_context(|| format!("bindgen could not read {HEADER}"))?;
     Ok(bindings.to_string())
+}
+
+/// The pinned libclang, or else the installed one that the user names.
+fn libclang() -> Result<PathBuf> {
+    let pinned = LIBCLANG.fetch();
+    let named = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|path| holds_libclang(path));
+    match (pinned, named) {
+        (Err(_), Some(named)) => Ok(named),
+        (pinned, _) => {
+            pinned.with_context(|| format!("no libclang: let {VARIABLE} name an installed one, file or folder"))
+        }
+    }
+}
+
+/// Whether the path is a libclang or a folder that has one; bindgen panics where there is none.
+fn holds_libclang(path: &Path) -> bool {
+    let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libclang"));
+    let Ok(folder) = fs::read_dir(path) else { return path.is_file() && named(path) };
+    folder.flatten().any(|entry| named(&entry.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::holds_libclang;
+
+    #[test]
+    fn only_a_libclang_or_its_folder_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("libclang-18.so");
+        assert!(!holds_libclang(&file) && !holds_libclang(folder.path()));
+        fs::write(&file, "").unwrap();
+        assert!(holds_libclang(&file) && holds_libclang(folder.path()));
+        fs::write(folder.path().join("other.so"), "").unwrap();
+        assert!(!holds_libclang(&folder.path().join("other.so")));
+    }
 }
