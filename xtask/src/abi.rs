@@ -34,12 +34,9 @@ pub fn run(check: bool) -> Result<()> {
 }
 
 fn generate() -> Result<String> {
-    if std::env::var_os(VARIABLE).is_none() {
-        let libclang =
-            LIBCLANG.fetch().with_context(|| format!("set {VARIABLE} to use an installed libclang instead"))?;
-        // SAFETY: this process has one thread.
-        unsafe { std::env::set_var(VARIABLE, &libclang) };
-    }
+    let libclang = libclang()?;
+    // SAFETY: this process has one thread.
+    unsafe { std::env::set_var(VARIABLE, &libclang) };
     let bindings = bindgen::Builder::default()
         .header(root().join(HEADER).to_string_lossy())
         .clang_args(["-x", "c", "-std=c11"])
