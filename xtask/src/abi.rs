@@ -66,9 +66,11 @@ fn libclang() -> Result<PathBuf> {
 
 /// Whether the path is a libclang or a folder that has one; bindgen panics where there is none.
 fn holds_libclang(path: &Path) -> bool {
-    let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libclang"));
-    let Ok(folder) = fs::read_dir(path) else { return path.is_file() && named(path) };
-    folder.flatten().any(|entry| named(&entry.path()))
+    let is_libclang = |path: &Path| {
+        path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libclang"))
+    };
+    let Ok(mut folder) = fs::read_dir(path) else { return is_libclang(path) };
+    folder.any(|entry| entry.is_ok_and(|e| is_libclang(&e.path())))
 }
 
 #[cfg(test)]
@@ -81,6 +83,7 @@ mod tests {
     fn only_a_libclang_or_its_folder_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("libclang-18.so");
+        fs::create_dir(folder.path().join("libclang")).unwrap();
         assert!(!holds_libclang(&file) && !holds_libclang(folder.path()));
         fs::write(&file, "").unwrap();
         assert!(holds_libclang(&file) && holds_libclang(folder.path()));
