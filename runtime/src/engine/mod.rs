@@ -319,27 +319,21 @@ impl Engine {
         let (mut first, mut result) = (true, Ok(None));
         while steps.next_into(&mut staging.pieces) {
             let rows = staging.pieces.iter().map(|p| p.rows.len()).sum();
-            result = self.run_sub_step(chunks, staging, rows);
-            if result.is_err() {
-                break;
-            }
-            if direct && first && steps.is_done() {
-                result = Ok(Some(rows));
+            let whole = direct && first && steps.is_done();
+            result = self.run_sub_step(chunks, staging, rows).and_then(|()| match whole {
+                true => Ok(Some(rows)),
+                false => self.hand_over(&staging.pieces, rows, sink).map(|()| None),
+            });
+            if whole || result.is_err() {
                 break;
             }
             first = false;
-            result = self.hand_over(&staging.pieces, rows, sink).map(|()| None);
         }
         staging.lengths = lengths;
         result
     }
 
-    fn run_sub_step(
-        &mut self,
-        chunks: &[Chunk],
-        staging: &mut Staging,
-        rows: usize,
-    ) -> Result<Option<usize>, EngineError> {
+    fn run_sub_step(&mut self, chunks: &[Chunk], staging: &mut Staging, rows: usize) -> Result<(), EngineError> {
         self.stage(chunks, staging)?;
         let tokens = staging.ids.len();
         let fits = |(max_tokens, max_rows): &(usize, usize)| *max_tokens >= tokens && *max_rows >= rows.max(1);
@@ -352,8 +346,7 @@ impl Engine {
             page_columns: self.limits.page_columns,
             logit_rows: &staging.logit_rows,
         };
-        self.device.step(bucket, &inputs)?;
-        Ok(None)
+        Ok(self.device.step(bucket, &inputs)?)
     }
 
     /// Fills in the metadata of a sub-step.
