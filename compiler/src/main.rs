@@ -28,6 +28,10 @@ enum Verb {
     Bench(runtime::cli::BenchArgs),
     /// Measure perplexity on a text
     Perplexity(runtime::cli::PerplexityArgs),
+    /// Measure what one model's predictions lose against another's on a text
+    Compare(runtime::cli::CompareArgs),
+    /// Write a model with random weights, in the shape of a published one
+    Synth(verbs::synth::SynthArgs),
     /// Show an artifact: model, programs, launches, memory plan
     Inspect(verbs::inspect::InspectArgs),
     /// Show what this machine offers
@@ -62,6 +66,8 @@ fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
             args.artifact = verbs::cache::artifact_for(&args.artifact)?;
             runtime::cli::perplexity(&args)?;
         }
+        Verb::Compare(args) => verbs::compare::compare(args)?,
+        Verb::Synth(args) => verbs::synth::synth(&args)?,
         Verb::Inspect(args) => verbs::inspect::inspect(&args)?,
         Verb::Doctor(args) => runtime::cli::doctor(&args)?,
     }

@@ -163,6 +163,12 @@ impl Graph {
         self.push(NodeKind::Constant(values), ty, name)
     }
 
+    /// A matrix of `cols` columns known at import; `values` are whole rows.
+    pub fn constant_matrix(&mut self, name: &str, values: Vec<f32>, cols: u64) -> ValueId {
+        let rows = (values.len() as u64).checked_div(cols).unwrap_or(0);
+        self.push(NodeKind::Constant(values), TensorType::new(DType::F32, [Dim::Const(rows), Dim::Const(cols)]), name)
+    }
+
     /// Adds an op; attributes may come in any order.
     pub fn op(
         &mut self,

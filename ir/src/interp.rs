@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 
 use crate::graph::{Graph, Node, NodeKind, ValueId};
-use crate::op::{Op, PAGE_TOKENS};
-use crate::quant;
+use crate::op::Op;
 use crate::types::{DType, Dim, TensorType};
+
+mod attention;
+mod elementwise;
+mod mixture;
 
 /// A tensor's values, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,7 +148,7 @@ impl Step<'_> {
             Op::QuantizeRows => self.quantize_rows(),
             Op::Matmul => self.matmul(),
             Op::SplitHeads | Op::MergeHeads => self.real(0).to_vec(),
-            Op::Rope => self.rope(),
+            Op::Rope => self.rope()?,
             Op::KvAppend => {
                 self.kv_append(states)?;
                 return Ok(None);
@@ -153,7 +156,18 @@ impl Step<'_> {
             Op::Attention => self.attention(states)?,
             Op::Add => self.pairwise(|a, b| a + b),
             Op::Mul => self.pairwise(|a, b| a * b),
-            Op::Glu => self.pairwise(|gate, up| silu(gate) * up),
+            Op::Scale => self.elementwise(|x| x * self.attribute("factor")),
+            Op::Softcap => self.elementwise(|x| self.attribute("cap") * (x / self.attribute("cap")).tanh()),
+            Op::SigmoidGate => self.sigmoid_gate(),
+            Op::Glu => self.glu(),
+            Op::Concat => self.concat(),
+            Op::LayerNorm => self.layer_norm(),
+            Op::HeadMatmul => self.head_matmul(),
+            Op::PermuteColumns => self.permute_columns()?,
+            Op::Router => return Ok(Some(Tensor::Int(self.router()))),
+            Op::RouterWeights => self.router_weights()?,
+            Op::GroupedMatmul => self.grouped_matmul()?,
+            Op::Combine => self.combine(),
         };
         Ok(Some(Tensor::Real(real)))
     }
@@ -180,12 +194,23 @@ impl Step<'_> {
         }
     }
 
-    fn out_of_range(&self, what: &'static str, index: i64) -> InterpError {
-        InterpError::Index { node: self.index, op: self.op.name(), what, index }
+    /// A float attribute, which the op table guarantees.
+    fn attribute(&self, name: &str) -> f64 {
+        self.node.float(name).unwrap_or(0.0)
     }
 
-    fn pairwise(&self, f: impl Fn(f64, f64) -> f64) -> Vec<f32> {
-        self.real(0).iter().zip(self.real(1)).map(|(a, b)| f(f64::from(*a), f64::from(*b)) as f32).collect()
+    /// An integer attribute, which the op table guarantees.
+    fn count(&self, name: &str) -> usize {
+        self.node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    }
+
+    /// Length of the last dimension of an operand.
+    fn width(&self, i: usize) -> usize {
+        self.ty(i).shape.last().map_or(0, |d| size(*d, self.symbols))
+    }
+
+    fn out_of_range(&self, what: &'static str, index: i64) -> InterpError {
+        InterpError::Index { node: self.index, op: self.op.name(), what, index }
     }
 
     fn embedding(&self) -> Result<Vec<f32>, InterpError> {
@@ -203,26 +228,6 @@ impl Step<'_> {
         Ok(out)
     }
 
-    fn rms_norm(&self) -> Vec<f32> {
-        let (weight, eps) = (self.real(1), self.node.float("eps").unwrap_or(0.0));
-        let mut out = Vec::with_capacity(self.real(0).len());
-        for row in self.real(0).chunks_exact(weight.len()) {
-            let square: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
-            let scale = 1.0 / (square / row.len() as f64 + eps).sqrt();
-            out.extend(row.iter().zip(weight).map(|(x, w)| (f64::from(*x) * scale * f64::from(*w)) as f32));
-        }
-        out
-    }
-
-    fn quantize_rows(&self) -> Vec<f32> {
-        let width = self.dim(0, 1);
-        let mut out = Vec::with_capacity(self.real(0).len());
-        for row in self.real(0).chunks_exact(width.max(1)) {
-            out.extend(quant::activations::round_row(row));
-        }
-        out
-    }
-
     fn matmul(&self) -> Vec<f32> {
         let (x, w, width) = (self.real(0), self.real(1), self.dim(0, 1).max(1));
         let bias = if self.operands.len() > 2 { self.real(2) } else { &[] };
@@ -235,137 +240,4 @@ impl Step<'_> {
         }
         out
     }
-
-    fn rope(&self) -> Vec<f32> {
-        let (heads, head_dim) = (self.dim(0, 1), self.dim(0, 2));
-        let (positions, inv_freq) = (self.ints(1), self.real(2));
-        let interleaved = self.node.flag("interleaved").unwrap_or(false);
-        let scale = self.node.float("scale").unwrap_or(1.0);
-        let mut out = self.real(0).to_vec();
-        for (row, head) in out.chunks_exact_mut(head_dim).enumerate() {
-            let position = positions[row / heads] as f32;
-            for (i, frequency) in inv_freq.iter().enumerate() {
-                // The angle is rounded to f32, as in the implementations models are trained with.
-                let (sin, cos) = f64::from(position * frequency).sin_cos();
-                let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + inv_freq.len()) };
-                let (x, y) = (f64::from(head[a]), f64::from(head[b]));
-                head[a] = ((x * cos - y * sin) * scale) as f32;
-                head[b] = ((x * sin + y * cos) * scale) as f32;
-            }
-        }
-        out
-    }
-
-    /// The state behind a cache value: the end of its chain of appends.
-    fn state_name(&self, mut value: ValueId) -> &str {
-        while let Some(first) = self.graph.node(value).operands().first() {
-            value = *first;
-        }
-        &self.graph.node(value).name
-    }
-
-    /// Index of element 0 of a position's head vector in the cache `[N, 2, kv_heads, 16, D]`.
-    fn slot(
-        &self,
-        paged: &Paged,
-        sequence: i32,
-        position: i32,
-        which: usize,
-        head: usize,
-    ) -> Result<usize, InterpError> {
-        let position = u64::try_from(position).map_err(|_| self.out_of_range("position", position.into()))?;
-        let sequence = usize::try_from(sequence).map_err(|_| self.out_of_range("sequence", sequence.into()))?;
-        let (column, slot) = ((position / PAGE_TOKENS) as usize, (position % PAGE_TOKENS) as usize);
-        let entry = (column < paged.columns).then(|| paged.table.get(sequence * paged.columns + column)).flatten();
-        let page = *entry.ok_or_else(|| self.out_of_range("position", position as i64))?;
-        let index = usize::try_from(page).ok().filter(|p| *p < paged.pages);
-        let page = index.ok_or_else(|| self.out_of_range("page", page.into()))?;
-        let row = ((page * 2 + which) * paged.kv_heads + head) * PAGE_TOKENS as usize + slot;
-        Ok(row * paged.head_dim)
-    }
-
-    fn paged(&self, kv: usize, table: usize) -> Paged<'_> {
-        Paged {
-            table: self.ints(table),
-            columns: self.dim(table, 1),
-            pages: self.dim(kv, 0),
-            kv_heads: self.dim(kv, 2),
-            head_dim: self.dim(kv, 4),
-        }
-    }
-
-    fn kv_append(&self, states: &mut HashMap<String, Vec<f32>>) -> Result<(), InterpError> {
-        let paged = self.paged(0, 5);
-        let half = self.ty(0).dtype == DType::F16;
-        let Some(state) = states.get_mut(self.state_name(self.operands[0])) else { return Ok(()) };
-        for (t, (position, sequence)) in self.ints(3).iter().zip(self.ints(4)).enumerate() {
-            for (which, source) in [self.real(1), self.real(2)].into_iter().enumerate() {
-                for head in 0..paged.kv_heads {
-                    let to = self.slot(&paged, *sequence, *position, which, head)?;
-                    let from = (t * paged.kv_heads + head) * paged.head_dim;
-                    for d in 0..paged.head_dim {
-                        let x = source[from + d];
-                        state[to + d] = if half { half::f16::from_f32(x).to_f32() } else { x };
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn attention(&self, states: &HashMap<String, Vec<f32>>) -> Result<Vec<f32>, InterpError> {
-        let paged = self.paged(1, 4);
-        let heads = self.dim(0, 1);
-        let Some(cache) = states.get(self.state_name(self.operands[1])) else { return Ok(Vec::new()) };
-        let mut out = Vec::with_capacity(self.real(0).len());
-        for (row, q) in self.real(0).chunks_exact(paged.head_dim).enumerate() {
-            let (t, kv_head) = (row / heads, row % heads / (heads / paged.kv_heads));
-            let (position, sequence) = (self.ints(2)[t], self.ints(3)[t]);
-            out.extend(self.attend(&paged, cache, q, position, sequence, kv_head)?);
-        }
-        Ok(out)
-    }
-
-    fn attend(
-        &self,
-        paged: &Paged,
-        cache: &[f32],
-        q: &[f32],
-        position: i32,
-        sequence: i32,
-        kv_head: usize,
-    ) -> Result<Vec<f32>, InterpError> {
-        let window = self.node.int("window").unwrap_or(0);
-        let (scale, softcap) = (self.node.float("scale").unwrap_or(1.0), self.node.float("softcap").unwrap_or(0.0));
-        let first = if window > 0 { (i64::from(position) - window + 1).max(0) as i32 } else { 0 };
-        let mut scores = Vec::new();
-        for key in first..=position {
-            let at = self.slot(paged, sequence, key, 0, kv_head)?;
-            let dot: f64 = q.iter().zip(&cache[at..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            let score = dot * scale;
-            scores.push(if softcap > 0.0 { softcap * (score / softcap).tanh() } else { score });
-        }
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-        let mut sum = vec![0f64; paged.head_dim];
-        for (key, score) in (first..=position).zip(&scores) {
-            let at = self.slot(paged, sequence, key, 1, kv_head)?;
-            let weight = (score - max).exp() / total;
-            sum.iter_mut().zip(&cache[at..]).for_each(|(s, v)| *s += weight * f64::from(*v));
-        }
-        Ok(sum.into_iter().map(|s| s as f32).collect())
-    }
-}
-
-/// The cache's geometry and a step's page table.
-struct Paged<'a> {
-    table: &'a [i32],
-    columns: usize,
-    pages: usize,
-    kv_heads: usize,
-    head_dim: usize,
-}
-
-fn silu(x: f64) -> f64 {
-    x / (1.0 + (-x).exp())
 }

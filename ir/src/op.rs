@@ -4,7 +4,10 @@
 //! definition in [`crate::interp`]. Shapes are checked symbolically; a shape rule returns the result type or says in one
 //! sentence what is wrong.
 
-use crate::types::{DType, Dim, TensorType};
+mod shapes;
+
+use crate::types::TensorType;
+use shapes::*;
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,39 +99,83 @@ macro_rules! op_table {
     };
 }
 
-/// Activations of gated linear units.
-pub const ACTIVATIONS: &[&str] = &["silu"];
+/// Activations of gated linear units: `silu`, `gelu_tanh`, `gelu` (exact), `relu2` (`max(x, 0)²`), and `clamped_swiglu`, which
+/// bounds gate and up by the limit and gives `(up + 1) · gate · sigmoid(1.702 · gate)`.
+pub const ACTIVATIONS: &[&str] = &["silu", "gelu_tanh", "gelu", "relu2", "clamped_swiglu"];
+
+/// How a router turns logits to scores: `softmax` over all experts, `sigmoid` of each (plus a correction bias for the selection
+/// only), or `sparsemixer`, which picks one expert after the other and weighs it against those near it (Phi-3.5-MoE).
+pub const SCORINGS: &[&str] = &["softmax", "sigmoid", "sparsemixer"];
+
+/// What shares one scale when activations are rounded: blocks of 32, or the whole row (BitNet).
+pub const GRANULARITIES: &[&str] = &["block", "row"];
 
 op_table! {
     /// Row `ids[t]` of `table[V, H]`, as f32: `[T, H]`.
-    Embedding = "embedding" ("table", "ids"; 0) [] infer_embedding;
+    Embedding = "embedding" ("table", "ids"; 0) [] embedding;
     /// Row `rows[i]` of `x[T, H]`: `[R, H]`.
-    GatherRows = "gather_rows" ("x", "rows"; 0) [] infer_gather_rows;
+    GatherRows = "gather_rows" ("x", "rows"; 0) [] gather_rows;
     /// `x · rsqrt(mean(x²) + eps) · weight` over the last dimension.
-    RmsNorm = "rms_norm" ("x", "weight"; 0) ["eps": AttrKind::Float] infer_rms_norm;
-    /// `x` rounded to 8 bits in blocks of 32 along the last dimension.
-    QuantizeRows = "quantize_rows" ("x"; 0) [] infer_quantize_rows;
+    RmsNorm = "rms_norm" ("x", "weight"; 0) ["eps": AttrKind::Float] rms_norm;
+    /// `(x - mean(x)) · rsqrt(var(x) + eps) · weight (+ bias)` over the last dimension.
+    LayerNorm = "layer_norm" ("x", "weight", "bias"; 1) ["eps": AttrKind::Float] layer_norm;
+    /// `x[.., K]` rounded to 8 bits in blocks of 32 along the last dimension, each with a scale of its own or all of a row with
+    /// one: then `q = clamp(round(x · t), -128, 127)`, `t = 127 / max(max|x|, 1e-5)`, as BitNet's layers see their input.
+    QuantizeRows = "quantize_rows" ("x"; 0) ["granularity": AttrKind::OneOf(GRANULARITIES)] quantize_rows;
     /// `x[T, K] · w[N, K]ᵀ (+ bias[N])`, as f32: `[T, N]`.
-    Matmul = "matmul" ("x", "w", "bias"; 1) [] infer_matmul;
+    Matmul = "matmul" ("x", "w", "bias"; 1) [] matmul;
+    /// `x[T, heads, K]`, each head by its own matrix of `w[heads, N, K]`: `[T, heads, N]`.
+    HeadMatmul = "head_matmul" ("x", "w"; 0) [] head_matmul;
+    /// `out[.., c] = x[.., index[c]]`. With `index[E, K]` and `experts[T, k]`, slot `j` of token `t` is permuted by row
+    /// `experts[t, j]`, and `x[T, K]` serves all slots: `[T, k, K]`.
+    PermuteColumns = "permute_columns" ("x", "index", "experts"; 1) [] permute_columns;
+    /// The `k` experts `[T, k]` of greatest score, best first, the lower index first among equals. Of `groups` groups of
+    /// neighbouring experts only the best `top_groups` take part; a group's score is its best expert's (`softmax`), or the sum
+    /// of its best two (`sigmoid`). `bias` is added to sigmoid scores.
+    Router = "router" ("logits", "bias"; 1) ["k": AttrKind::Int(1, 1 << 16), "scoring": AttrKind::OneOf(SCORINGS),
+        "groups": AttrKind::Int(1, 1 << 16), "top_groups": AttrKind::Int(1, 1 << 16)] router;
+    /// The factor `[T, k]` of each selected expert: its softmax or sigmoid; divided by the sum over the selected if
+    /// `renormalise`; times `scale`. For `sparsemixer` the softmax over those not yet selected whose logit `s` has
+    /// `(max - s) / max(|s|, max) <= 2 · jitter`, where `max` is the selected one's.
+    RouterWeights = "router_weights" ("logits", "experts"; 0) ["scoring": AttrKind::OneOf(SCORINGS),
+        "renormalise": AttrKind::Bool, "scale": AttrKind::Float, "jitter": AttrKind::Float] router_weights;
+    /// Slot `j` of token `t`: `x[t]` (of `[T, K]`) or `x[t, j]` (of `[T, k, K]`) by the matrix `experts[t, j]` of `w[E, N, K]`, plus
+    /// its row of `bias[E, N]`: `[T, k, N]`.
+    GroupedMatmul = "grouped_matmul" ("x", "w", "experts", "bias"; 1) [] grouped_matmul;
+    /// `Σ_j weights[t, j] · y[t, j]` of `y[T, k, N]`, in the order of `j`: `[T, N]`.
+    Combine = "combine" ("y", "weights"; 0) [] combine;
     /// `[T, heads · D]` seen as `[T, heads, D]`.
-    SplitHeads = "split_heads" ("x"; 0) ["heads": AttrKind::Int(1, 1 << 20)] infer_split_heads;
+    SplitHeads = "split_heads" ("x"; 0) ["heads": AttrKind::Int(1, 1 << 20)] split_heads;
     /// `[T, heads, D]` seen as `[T, heads · D]`.
-    MergeHeads = "merge_heads" ("x"; 0) [] infer_merge_heads;
+    MergeHeads = "merge_heads" ("x"; 0) [] merge_heads;
+    /// `a[.., A]` and `b[.., B]` side by side: `[.., A + B]`.
+    Concat = "concat" ("a", "b"; 0) [] concat;
     /// Rotary embedding of `x[T, heads, D]`: pair `i` is turned by `positions[t] · inv_freq[i]`, then multiplied by `scale`;
-    /// pairs are `(i, i + pairs)`, or `(2i, 2i + 1)` when interleaved; dimensions past `2 · pairs` stay.
-    Rope = "rope" ("x", "positions", "inv_freq"; 0) ["interleaved": AttrKind::Bool, "scale": AttrKind::Float] infer_rope;
-    /// Writes keys and values `[T, kv_heads, D]` to their slots of a paged cache `[N, 2, kv_heads, 16, D]`; gives the cache after.
-    KvAppend = "kv_append" ("kv", "k", "v", "positions", "sequences", "page_table"; 0) [] infer_kv_append;
+    /// pairs are `(i, i + pairs)`, or `(2i, 2i + 1)` when interleaved; dimensions past `2 · pairs` stay. Of `inv_freq[tables, pairs]`
+    /// token `t` uses row `tables[t]`.
+    Rope = "rope" ("x", "positions", "inv_freq", "tables"; 1) ["interleaved": AttrKind::Bool, "scale": AttrKind::Float] rope;
+    /// Writes keys and values `[T, kv_heads, D]` to their slots of a paged cache `[N, 2, kv_heads, 16, D]`, or keys alone to one of
+    /// `[N, 1, kv_heads, 16, D]`; gives the cache after.
+    KvAppend = "kv_append" ("kv", "k", "positions", "sequences", "page_table", "v"; 1) [] kv_append;
     /// Causal attention of `q[T, heads, D]` over a sequence's cached positions `0..=positions[t]`, of which a positive `window`
-    /// sees only the last so many; a positive `softcap` bounds scores to `softcap · tanh(score / softcap)`.
-    Attention = "attention" ("q", "kv", "positions", "sequences", "page_table"; 0)
-        ["scale": AttrKind::Float, "window": AttrKind::Int(0, u32::MAX as i64), "softcap": AttrKind::Float] infer_attention;
+    /// sees only the last so many; a positive `softcap` bounds scores to `softcap · tanh(score / softcap)`; `sinks[heads]` are one
+    /// more score a head that takes its share and has no value. A positive `value_dim` takes the first so many dimensions of
+    /// a key as its value (latent attention): `[T, heads, value_dim]`.
+    Attention = "attention" ("q", "kv", "positions", "sequences", "page_table", "sinks"; 1)
+        ["scale": AttrKind::Float, "window": AttrKind::Int(0, u32::MAX as i64), "softcap": AttrKind::Float,
+         "value_dim": AttrKind::Int(0, 1 << 20)] attention;
     /// `a + b`.
-    Add = "add" ("a", "b"; 0) [] infer_same;
+    Add = "add" ("a", "b"; 0) [] same;
     /// `a · b`.
-    Mul = "mul" ("a", "b"; 0) [] infer_same;
-    /// `activation(gate) · up`.
-    Glu = "glu" ("gate", "up"; 0) ["activation": AttrKind::OneOf(ACTIVATIONS)] infer_same;
+    Mul = "mul" ("a", "b"; 0) [] same;
+    /// `x · factor`.
+    Scale = "scale" ("x"; 0) ["factor": AttrKind::Float] unary;
+    /// `cap · tanh(x / cap)`.
+    Softcap = "softcap" ("x"; 0) ["cap": AttrKind::Float] unary;
+    /// `x[T, H] · sigmoid(gate[T, 1])`.
+    SigmoidGate = "sigmoid_gate" ("x", "gate"; 0) [] sigmoid_gate;
+    /// `activation(gate) · up`; `limit` is that of `clamped_swiglu`, else 0.
+    Glu = "glu" ("gate", "up"; 0) ["activation": AttrKind::OneOf(ACTIVATIONS), "limit": AttrKind::Float] same;
 }
 
 /// Tokens in a KV page.
@@ -196,150 +243,4 @@ impl AttrDef {
         };
         if fits { Ok(()) } else { Err(format!("attribute {}: expected {}, found {value:?}", self.name, expected())) }
     }
-}
-
-impl Signature<'_> {
-    fn expect(&self, i: usize, name: &str, dtype: DType, rank: usize) -> Result<&TensorType, String> {
-        let ty = &self.operands[i];
-        if ty.dtype != dtype {
-            return Err(format!("operand {name}: expected {dtype}, found {}", ty.dtype));
-        }
-        self.rank(i, name, rank)
-    }
-
-    fn rank(&self, i: usize, name: &str, rank: usize) -> Result<&TensorType, String> {
-        let ty = &self.operands[i];
-        if ty.shape.len() != rank {
-            return Err(format!("operand {name}: expected rank {rank}, found {}", ty.shape.len()));
-        }
-        Ok(ty)
-    }
-}
-
-fn same_dim(what: &str, a: Dim, b: Dim) -> Result<(), String> {
-    if a == b { Ok(()) } else { Err(format!("{what} differ")) }
-}
-
-fn infer_embedding(s: &Signature) -> Result<TensorType, String> {
-    let table = s.rank(0, "table", 2)?;
-    if !table.dtype.is_real() {
-        return Err("operand table: expected real numbers".into());
-    }
-    let ids = s.expect(1, "ids", DType::I32, 1)?;
-    Ok(TensorType::new(DType::F32, [ids.shape[0], table.shape[1]]))
-}
-
-fn infer_gather_rows(s: &Signature) -> Result<TensorType, String> {
-    let x = s.expect(0, "x", DType::F32, 2)?;
-    let rows = s.expect(1, "rows", DType::I32, 1)?;
-    Ok(TensorType::new(DType::F32, [rows.shape[0], x.shape[1]]))
-}
-
-fn infer_rms_norm(s: &Signature) -> Result<TensorType, String> {
-    let x = &s.operands[0];
-    let weight = s.expect(1, "weight", DType::F32, 1)?;
-    if x.dtype != DType::F32 || x.shape.len() < 2 {
-        return Err("operand x: expected f32 of rank 2 or more".into());
-    }
-    same_dim(
-        "the last dimension of x and the length of weight",
-        *x.shape.last().unwrap_or(&Dim::Const(0)),
-        weight.shape[0],
-    )?;
-    Ok(x.clone())
-}
-
-fn infer_quantize_rows(s: &Signature) -> Result<TensorType, String> {
-    let x = s.expect(0, "x", DType::F32, 2)?;
-    Ok(TensorType::new(DType::Q8X32, x.shape.clone()))
-}
-
-fn infer_matmul(s: &Signature) -> Result<TensorType, String> {
-    let (x, w) = (s.rank(0, "x", 2)?, s.rank(1, "w", 2)?);
-    if !matches!(x.dtype, DType::F32 | DType::Q8X32) {
-        return Err(format!("operand x: expected f32 or q8x32, found {}", x.dtype));
-    }
-    if !w.dtype.is_real() || w.dtype == DType::Q8X32 {
-        return Err(format!("operand w: expected a weight format, found {}", w.dtype));
-    }
-    same_dim("the widths of x and w", x.shape[1], w.shape[1])?;
-    if s.operands.len() == 3 {
-        same_dim("the rows of w and the length of bias", w.shape[0], s.expect(2, "bias", DType::F32, 1)?.shape[0])?;
-    }
-    Ok(TensorType::new(DType::F32, [x.shape[0], w.shape[0]]))
-}
-
-fn infer_split_heads(s: &Signature) -> Result<TensorType, String> {
-    let x = s.expect(0, "x", DType::F32, 2)?;
-    let (Dim::Const(width), Attr::Int(heads)) = (x.shape[1], &s.attributes[0]) else {
-        return Err("operand x: expected a constant width".into());
-    };
-    let heads = *heads as u64;
-    if width % heads != 0 {
-        return Err(format!("width {width} is no multiple of {heads} heads"));
-    }
-    Ok(TensorType::new(DType::F32, [x.shape[0], Dim::Const(heads), Dim::Const(width / heads)]))
-}
-
-fn infer_merge_heads(s: &Signature) -> Result<TensorType, String> {
-    let x = s.expect(0, "x", DType::F32, 3)?;
-    let (Dim::Const(heads), Dim::Const(head_dim)) = (x.shape[1], x.shape[2]) else {
-        return Err("operand x: expected constant heads and head dim".into());
-    };
-    let width = heads.checked_mul(head_dim).ok_or("the merged width overflows")?;
-    Ok(TensorType::new(DType::F32, [x.shape[0], Dim::Const(width)]))
-}
-
-fn infer_rope(s: &Signature) -> Result<TensorType, String> {
-    let x = s.expect(0, "x", DType::F32, 3)?;
-    let positions = s.expect(1, "positions", DType::I32, 1)?;
-    let inv_freq = s.expect(2, "inv_freq", DType::F32, 1)?;
-    same_dim("the tokens of x and positions", x.shape[0], positions.shape[0])?;
-    match (inv_freq.shape[0], x.shape[2]) {
-        (Dim::Const(pairs), Dim::Const(dim)) if pairs.saturating_mul(2) <= dim => Ok(x.clone()),
-        _ => Err("inv_freq must have at most half as many elements as a head has dimensions".into()),
-    }
-}
-
-/// The common part of the two ops on the paged cache; `first` is the index of `positions`.
-fn check_paged(s: &Signature, kv: &TensorType, first: usize, tokens: Dim) -> Result<(), String> {
-    if !matches!(kv.dtype, DType::F32 | DType::F16) {
-        return Err(format!("operand kv: expected f32 or f16, found {}", kv.dtype));
-    }
-    if kv.shape[1] != Dim::Const(2) || kv.shape[3] != Dim::Const(PAGE_TOKENS) {
-        return Err(format!("operand kv: expected the shape [pages, 2, kv heads, {PAGE_TOKENS}, head dim]"));
-    }
-    same_dim("the tokens and positions", tokens, s.expect(first, "positions", DType::I32, 1)?.shape[0])?;
-    same_dim("the tokens and sequences", tokens, s.expect(first + 1, "sequences", DType::I32, 1)?.shape[0])?;
-    s.expect(first + 2, "page_table", DType::I32, 2).map(|_| ())
-}
-
-fn infer_kv_append(s: &Signature) -> Result<TensorType, String> {
-    let kv = s.rank(0, "kv", 5)?;
-    let (k, v) = (s.expect(1, "k", DType::F32, 3)?, s.expect(2, "v", DType::F32, 3)?);
-    check_paged(s, kv, 3, k.shape[0])?;
-    same_dim("the heads of k and kv", k.shape[1], kv.shape[2])?;
-    same_dim("the head dims of k and kv", k.shape[2], kv.shape[4])?;
-    if k.shape != v.shape {
-        return Err("the shapes of k and v differ".into());
-    }
-    Ok(kv.clone())
-}
-
-fn infer_attention(s: &Signature) -> Result<TensorType, String> {
-    let (q, kv) = (s.expect(0, "q", DType::F32, 3)?, s.rank(1, "kv", 5)?);
-    check_paged(s, kv, 2, q.shape[0])?;
-    same_dim("the head dims of q and kv", q.shape[2], kv.shape[4])?;
-    match (q.shape[1], kv.shape[2]) {
-        (Dim::Const(heads), Dim::Const(kv_heads)) if kv_heads > 0 && heads % kv_heads == 0 => Ok(q.clone()),
-        _ => Err("the heads of q must be a multiple of the heads of kv".into()),
-    }
-}
-
-fn infer_same(s: &Signature) -> Result<TensorType, String> {
-    let (a, b) = (&s.operands[0], &s.operands[1]);
-    if a.dtype != DType::F32 || a != b {
-        return Err("operands: expected two f32 tensors of one shape".into());
-    }
-    Ok(a.clone())
 }

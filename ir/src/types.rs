@@ -39,6 +39,15 @@ dtypes! {
     Q4_K "q4_k" "GGUF Q4_K: 4 bits, affine, 8 groups of 32 in a block of 256.",
     Q5_K "q5_k" "GGUF Q5_K: 5 bits, affine, 8 groups of 32 in a block of 256.",
     Q6_K "q6_k" "GGUF Q6_K: 6 bits, symmetric, 16 groups of 16 in a block of 256.",
+    Q4G64 "q4g64" "4 bits, symmetric, an f16 scale a row and 64 columns.",
+    Q4G128 "q4g128" "4 bits, symmetric, an f16 scale a row and 128 columns.",
+    Q4Z32 "q4z32" "4 bits, an f16 scale and an integer zero a row and 32 columns.",
+    Q4Z64 "q4z64" "4 bits, an f16 scale and an integer zero a row and 64 columns.",
+    Q4Z128 "q4z128" "4 bits, an f16 scale and an integer zero a row and 128 columns.",
+    Q8C "q8c" "8 bits, symmetric, one f32 scale a row.",
+    F8_E4M3 "f8_e4m3" "OCP E4M3 (finite), an f32 scale a row and 128 columns.",
+    MXFP4 "mxfp4" "OCP MXFP4: E2M1, a power of two a row and 32 columns.",
+    T2 "t2" "Ternary in 2 bits, one f32 scale a row.",
     Q8X32 "q8x32" "Activations: 8 bits, symmetric, blocks of 32 with f32 scale and partial sums.",
 }
 

@@ -130,8 +130,9 @@ fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Fi
 }
 
 fn check_constant(values: &[f32], ty: &TensorType, place: &str, found: &mut Findings) {
-    if ty.dtype != DType::F32 || ty.shape != [Dim::Const(values.len() as u64)] {
-        found.add(place, "a constant is an f32 vector as long as its list");
+    let elements = ty.bytes(&[]).map(|bytes| bytes / 4);
+    if ty.dtype != DType::F32 || !matches!(ty.shape.len(), 1 | 2) || elements != Some(values.len() as u64) {
+        found.add(place, "a constant is an f32 vector or matrix of as many elements as its list");
     }
     if values.iter().any(|v| !v.is_finite()) {
         found.add(place, "a constant must be finite");

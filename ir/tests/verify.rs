@@ -42,7 +42,7 @@ fn all_violations_of_a_graph_are_listed() {
             "node %4 add: operand %9 is not defined before its use",
             "node %5 rms_norm: expected 2 operands (x, weight), found 1",
             "node %6 add: the declared type is not what the op gives",
-            "node %7 c: a constant is an f32 vector as long as its list",
+            "node %7 c: a constant is an f32 vector or matrix of as many elements as its list",
             "output \"y\": %99 is not defined",
         ]
     );

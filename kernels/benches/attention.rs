@@ -104,6 +104,7 @@ impl Launch {
             positions: self.positions.as_ptr(),
             sequences: self.sequences.as_ptr(),
             page_table: self.table.as_ptr(),
+            sinks: std::ptr::null(),
             out: self.out.as_mut_ptr(),
             tokens: self.positions.len() as u32,
             heads: heads as u32,
@@ -111,6 +112,8 @@ impl Launch {
             head_dim: head_dim as u32,
             page_table_stride: self.table.len() as u32,
             window: 0,
+            value_dim: 0,
+            reserved: 0,
             scale: (head_dim as f32).sqrt().recip(),
             softcap: 0.0,
         };

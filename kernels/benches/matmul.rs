@@ -14,12 +14,18 @@ use kernels::cpu::matmul;
 
 const SHAPES: [(usize, usize); 4] = [(576, 576), (1536, 576), (576, 1536), (49152, 576)];
 
-const VARIANTS: [(DType, DType); 7] = [
+const VARIANTS: [(DType, DType); 13] = [
     (DType::Q4_1, DType::Q8X32),
     (DType::Q8_0, DType::Q8X32),
     (DType::Q4_K, DType::Q8X32),
     (DType::Q6_K, DType::Q8X32),
+    (DType::Q4G128, DType::Q8X32),
+    (DType::Q4Z128, DType::Q8X32),
+    (DType::MXFP4, DType::Q8X32),
+    (DType::Q8C, DType::Q8X32),
+    (DType::T2, DType::Q8X32),
     (DType::Q4_1, DType::F32),
+    (DType::F8_E4M3, DType::F32),
     (DType::F16, DType::F32),
     (DType::F32, DType::F32),
 ];
@@ -78,14 +84,18 @@ impl Launch {
                 let mut x = vec![0; 512 * quant::row_bytes(DType::Q8X32, cols as u64)? as usize];
                 let row_bytes = x.len() / 512;
                 for (row, values) in x.chunks_exact_mut(row_bytes).zip(values.chunks_exact(cols)) {
-                    quant::activations::quantize_row(values, row).ok()?;
+                    quant::activations::quantize_row(values, quant::activations::Granularity::Block, row).ok()?;
                 }
                 x
             }
         };
-        // Any bytes will do that are no subnormal floats, which are slow.
-        let bytes = quant::packed_bytes(weights, rows as u64, cols as u64)? as usize;
-        let w = (0..bytes).map(|i| if i % 2 == 0 { (i % 251) as u8 } else { 0x3c }).collect();
+        // One panel of rounded numbers as often as there are panels.
+        let format = quant::format(weights)?;
+        let mut row = vec![0; format.row_bytes(cols)?];
+        format.quantize_row(&values[..cols], &mut row).ok()?;
+        let mut panel = vec![0; format.panel_bytes(cols)];
+        format.pack_panel(&[&row[..]; quant::PANEL_ROWS], cols, &mut panel).ok()?;
+        let w = panel.repeat(rows.div_ceil(quant::PANEL_ROWS));
         let scratch = vec![0; matmul::scratch_bytes(activations, 512, cols) + SCRATCH_ALIGN];
         Some(Launch { kernel, activations, x, w, out: vec![0.0; 512 * rows], rows, cols, scratch })
     }

@@ -98,6 +98,40 @@ impl Default for RmsNormParams {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LayerNormParams {
+    pub x: *const f32,
+    pub weight: *const f32,
+    pub bias: *const f32,
+    pub out: *mut f32,
+    pub rows: ::std::os::raw::c_uint,
+    pub cols: ::std::os::raw::c_uint,
+    pub eps: f32,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormParams"][::std::mem::size_of::<LayerNormParams>() - 48usize];
+    ["Alignment of LayerNormParams"][::std::mem::align_of::<LayerNormParams>() - 8usize];
+    ["Offset of field: LayerNormParams::x"][::std::mem::offset_of!(LayerNormParams, x) - 0usize];
+    ["Offset of field: LayerNormParams::weight"][::std::mem::offset_of!(LayerNormParams, weight) - 8usize];
+    ["Offset of field: LayerNormParams::bias"][::std::mem::offset_of!(LayerNormParams, bias) - 16usize];
+    ["Offset of field: LayerNormParams::out"][::std::mem::offset_of!(LayerNormParams, out) - 24usize];
+    ["Offset of field: LayerNormParams::rows"][::std::mem::offset_of!(LayerNormParams, rows) - 32usize];
+    ["Offset of field: LayerNormParams::cols"][::std::mem::offset_of!(LayerNormParams, cols) - 36usize];
+    ["Offset of field: LayerNormParams::eps"][::std::mem::offset_of!(LayerNormParams, eps) - 40usize];
+    ["Offset of field: LayerNormParams::reserved"][::std::mem::offset_of!(LayerNormParams, reserved) - 44usize];
+};
+impl Default for LayerNormParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct QuantizeRowsParams {
     pub x: *const f32,
     pub out: *mut ::std::os::raw::c_void,
@@ -158,32 +192,313 @@ impl Default for MatmulParams {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct GroupedMatmulParams {
+    pub x: *const ::std::os::raw::c_void,
+    pub w: *const ::std::os::raw::c_void,
+    pub experts: *const ::std::os::raw::c_int,
+    pub bias: *const f32,
+    pub out: *mut f32,
+    pub tokens: ::std::os::raw::c_uint,
+    pub slots: ::std::os::raw::c_uint,
+    pub matrices: ::std::os::raw::c_uint,
+    pub rows: ::std::os::raw::c_uint,
+    pub cols: ::std::os::raw::c_uint,
+    pub slots_share_x: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupedMatmulParams"][::std::mem::size_of::<GroupedMatmulParams>() - 64usize];
+    ["Alignment of GroupedMatmulParams"][::std::mem::align_of::<GroupedMatmulParams>() - 8usize];
+    ["Offset of field: GroupedMatmulParams::x"][::std::mem::offset_of!(GroupedMatmulParams, x) - 0usize];
+    ["Offset of field: GroupedMatmulParams::w"][::std::mem::offset_of!(GroupedMatmulParams, w) - 8usize];
+    ["Offset of field: GroupedMatmulParams::experts"][::std::mem::offset_of!(GroupedMatmulParams, experts) - 16usize];
+    ["Offset of field: GroupedMatmulParams::bias"][::std::mem::offset_of!(GroupedMatmulParams, bias) - 24usize];
+    ["Offset of field: GroupedMatmulParams::out"][::std::mem::offset_of!(GroupedMatmulParams, out) - 32usize];
+    ["Offset of field: GroupedMatmulParams::tokens"][::std::mem::offset_of!(GroupedMatmulParams, tokens) - 40usize];
+    ["Offset of field: GroupedMatmulParams::slots"][::std::mem::offset_of!(GroupedMatmulParams, slots) - 44usize];
+    ["Offset of field: GroupedMatmulParams::matrices"][::std::mem::offset_of!(GroupedMatmulParams, matrices) - 48usize];
+    ["Offset of field: GroupedMatmulParams::rows"][::std::mem::offset_of!(GroupedMatmulParams, rows) - 52usize];
+    ["Offset of field: GroupedMatmulParams::cols"][::std::mem::offset_of!(GroupedMatmulParams, cols) - 56usize];
+    ["Offset of field: GroupedMatmulParams::slots_share_x"]
+        [::std::mem::offset_of!(GroupedMatmulParams, slots_share_x) - 60usize];
+};
+impl Default for GroupedMatmulParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RouterParams {
+    pub logits: *const f32,
+    pub bias: *const f32,
+    pub out: *mut ::std::os::raw::c_int,
+    pub tokens: ::std::os::raw::c_uint,
+    pub experts: ::std::os::raw::c_uint,
+    pub slots: ::std::os::raw::c_uint,
+    pub groups: ::std::os::raw::c_uint,
+    pub top_groups: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouterParams"][::std::mem::size_of::<RouterParams>() - 48usize];
+    ["Alignment of RouterParams"][::std::mem::align_of::<RouterParams>() - 8usize];
+    ["Offset of field: RouterParams::logits"][::std::mem::offset_of!(RouterParams, logits) - 0usize];
+    ["Offset of field: RouterParams::bias"][::std::mem::offset_of!(RouterParams, bias) - 8usize];
+    ["Offset of field: RouterParams::out"][::std::mem::offset_of!(RouterParams, out) - 16usize];
+    ["Offset of field: RouterParams::tokens"][::std::mem::offset_of!(RouterParams, tokens) - 24usize];
+    ["Offset of field: RouterParams::experts"][::std::mem::offset_of!(RouterParams, experts) - 28usize];
+    ["Offset of field: RouterParams::slots"][::std::mem::offset_of!(RouterParams, slots) - 32usize];
+    ["Offset of field: RouterParams::groups"][::std::mem::offset_of!(RouterParams, groups) - 36usize];
+    ["Offset of field: RouterParams::top_groups"][::std::mem::offset_of!(RouterParams, top_groups) - 40usize];
+    ["Offset of field: RouterParams::reserved"][::std::mem::offset_of!(RouterParams, reserved) - 44usize];
+};
+impl Default for RouterParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RouterWeightsParams {
+    pub logits: *const f32,
+    pub selected: *const ::std::os::raw::c_int,
+    pub out: *mut f32,
+    pub tokens: ::std::os::raw::c_uint,
+    pub experts: ::std::os::raw::c_uint,
+    pub slots: ::std::os::raw::c_uint,
+    pub renormalise: ::std::os::raw::c_uint,
+    pub scale: f32,
+    pub jitter: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouterWeightsParams"][::std::mem::size_of::<RouterWeightsParams>() - 48usize];
+    ["Alignment of RouterWeightsParams"][::std::mem::align_of::<RouterWeightsParams>() - 8usize];
+    ["Offset of field: RouterWeightsParams::logits"][::std::mem::offset_of!(RouterWeightsParams, logits) - 0usize];
+    ["Offset of field: RouterWeightsParams::selected"][::std::mem::offset_of!(RouterWeightsParams, selected) - 8usize];
+    ["Offset of field: RouterWeightsParams::out"][::std::mem::offset_of!(RouterWeightsParams, out) - 16usize];
+    ["Offset of field: RouterWeightsParams::tokens"][::std::mem::offset_of!(RouterWeightsParams, tokens) - 24usize];
+    ["Offset of field: RouterWeightsParams::experts"][::std::mem::offset_of!(RouterWeightsParams, experts) - 28usize];
+    ["Offset of field: RouterWeightsParams::slots"][::std::mem::offset_of!(RouterWeightsParams, slots) - 32usize];
+    ["Offset of field: RouterWeightsParams::renormalise"]
+        [::std::mem::offset_of!(RouterWeightsParams, renormalise) - 36usize];
+    ["Offset of field: RouterWeightsParams::scale"][::std::mem::offset_of!(RouterWeightsParams, scale) - 40usize];
+    ["Offset of field: RouterWeightsParams::jitter"][::std::mem::offset_of!(RouterWeightsParams, jitter) - 44usize];
+};
+impl Default for RouterWeightsParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct CombineParams {
+    pub y: *const f32,
+    pub weights: *const f32,
+    pub out: *mut f32,
+    pub tokens: ::std::os::raw::c_uint,
+    pub slots: ::std::os::raw::c_uint,
+    pub cols: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CombineParams"][::std::mem::size_of::<CombineParams>() - 40usize];
+    ["Alignment of CombineParams"][::std::mem::align_of::<CombineParams>() - 8usize];
+    ["Offset of field: CombineParams::y"][::std::mem::offset_of!(CombineParams, y) - 0usize];
+    ["Offset of field: CombineParams::weights"][::std::mem::offset_of!(CombineParams, weights) - 8usize];
+    ["Offset of field: CombineParams::out"][::std::mem::offset_of!(CombineParams, out) - 16usize];
+    ["Offset of field: CombineParams::tokens"][::std::mem::offset_of!(CombineParams, tokens) - 24usize];
+    ["Offset of field: CombineParams::slots"][::std::mem::offset_of!(CombineParams, slots) - 28usize];
+    ["Offset of field: CombineParams::cols"][::std::mem::offset_of!(CombineParams, cols) - 32usize];
+    ["Offset of field: CombineParams::reserved"][::std::mem::offset_of!(CombineParams, reserved) - 36usize];
+};
+impl Default for CombineParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PermuteColumnsParams {
+    pub x: *const f32,
+    pub index: *const ::std::os::raw::c_int,
+    pub experts: *const ::std::os::raw::c_int,
+    pub out: *mut f32,
+    pub tokens: ::std::os::raw::c_uint,
+    pub slots: ::std::os::raw::c_uint,
+    pub matrices: ::std::os::raw::c_uint,
+    pub cols: ::std::os::raw::c_uint,
+    pub slots_share_x: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PermuteColumnsParams"][::std::mem::size_of::<PermuteColumnsParams>() - 56usize];
+    ["Alignment of PermuteColumnsParams"][::std::mem::align_of::<PermuteColumnsParams>() - 8usize];
+    ["Offset of field: PermuteColumnsParams::x"][::std::mem::offset_of!(PermuteColumnsParams, x) - 0usize];
+    ["Offset of field: PermuteColumnsParams::index"][::std::mem::offset_of!(PermuteColumnsParams, index) - 8usize];
+    ["Offset of field: PermuteColumnsParams::experts"][::std::mem::offset_of!(PermuteColumnsParams, experts) - 16usize];
+    ["Offset of field: PermuteColumnsParams::out"][::std::mem::offset_of!(PermuteColumnsParams, out) - 24usize];
+    ["Offset of field: PermuteColumnsParams::tokens"][::std::mem::offset_of!(PermuteColumnsParams, tokens) - 32usize];
+    ["Offset of field: PermuteColumnsParams::slots"][::std::mem::offset_of!(PermuteColumnsParams, slots) - 36usize];
+    ["Offset of field: PermuteColumnsParams::matrices"]
+        [::std::mem::offset_of!(PermuteColumnsParams, matrices) - 40usize];
+    ["Offset of field: PermuteColumnsParams::cols"][::std::mem::offset_of!(PermuteColumnsParams, cols) - 44usize];
+    ["Offset of field: PermuteColumnsParams::slots_share_x"]
+        [::std::mem::offset_of!(PermuteColumnsParams, slots_share_x) - 48usize];
+    ["Offset of field: PermuteColumnsParams::reserved"]
+        [::std::mem::offset_of!(PermuteColumnsParams, reserved) - 52usize];
+};
+impl Default for PermuteColumnsParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ConcatParams {
+    pub a: *const f32,
+    pub b: *const f32,
+    pub out: *mut f32,
+    pub rows: ::std::os::raw::c_uint,
+    pub a_cols: ::std::os::raw::c_uint,
+    pub b_cols: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConcatParams"][::std::mem::size_of::<ConcatParams>() - 40usize];
+    ["Alignment of ConcatParams"][::std::mem::align_of::<ConcatParams>() - 8usize];
+    ["Offset of field: ConcatParams::a"][::std::mem::offset_of!(ConcatParams, a) - 0usize];
+    ["Offset of field: ConcatParams::b"][::std::mem::offset_of!(ConcatParams, b) - 8usize];
+    ["Offset of field: ConcatParams::out"][::std::mem::offset_of!(ConcatParams, out) - 16usize];
+    ["Offset of field: ConcatParams::rows"][::std::mem::offset_of!(ConcatParams, rows) - 24usize];
+    ["Offset of field: ConcatParams::a_cols"][::std::mem::offset_of!(ConcatParams, a_cols) - 28usize];
+    ["Offset of field: ConcatParams::b_cols"][::std::mem::offset_of!(ConcatParams, b_cols) - 32usize];
+    ["Offset of field: ConcatParams::reserved"][::std::mem::offset_of!(ConcatParams, reserved) - 36usize];
+};
+impl Default for ConcatParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SigmoidGateParams {
+    pub x: *const f32,
+    pub gate: *const f32,
+    pub out: *mut f32,
+    pub rows: ::std::os::raw::c_uint,
+    pub cols: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SigmoidGateParams"][::std::mem::size_of::<SigmoidGateParams>() - 32usize];
+    ["Alignment of SigmoidGateParams"][::std::mem::align_of::<SigmoidGateParams>() - 8usize];
+    ["Offset of field: SigmoidGateParams::x"][::std::mem::offset_of!(SigmoidGateParams, x) - 0usize];
+    ["Offset of field: SigmoidGateParams::gate"][::std::mem::offset_of!(SigmoidGateParams, gate) - 8usize];
+    ["Offset of field: SigmoidGateParams::out"][::std::mem::offset_of!(SigmoidGateParams, out) - 16usize];
+    ["Offset of field: SigmoidGateParams::rows"][::std::mem::offset_of!(SigmoidGateParams, rows) - 24usize];
+    ["Offset of field: SigmoidGateParams::cols"][::std::mem::offset_of!(SigmoidGateParams, cols) - 28usize];
+};
+impl Default for SigmoidGateParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct UnaryParams {
+    pub x: *const f32,
+    pub out: *mut f32,
+    pub count: ::std::os::raw::c_ulonglong,
+    pub value: f32,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of UnaryParams"][::std::mem::size_of::<UnaryParams>() - 32usize];
+    ["Alignment of UnaryParams"][::std::mem::align_of::<UnaryParams>() - 8usize];
+    ["Offset of field: UnaryParams::x"][::std::mem::offset_of!(UnaryParams, x) - 0usize];
+    ["Offset of field: UnaryParams::out"][::std::mem::offset_of!(UnaryParams, out) - 8usize];
+    ["Offset of field: UnaryParams::count"][::std::mem::offset_of!(UnaryParams, count) - 16usize];
+    ["Offset of field: UnaryParams::value"][::std::mem::offset_of!(UnaryParams, value) - 24usize];
+    ["Offset of field: UnaryParams::reserved"][::std::mem::offset_of!(UnaryParams, reserved) - 28usize];
+};
+impl Default for UnaryParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct RopeParams {
     pub x: *const f32,
     pub positions: *const ::std::os::raw::c_int,
     pub inv_freq: *const f32,
+    pub table: *const ::std::os::raw::c_int,
     pub out: *mut f32,
     pub tokens: ::std::os::raw::c_uint,
     pub heads: ::std::os::raw::c_uint,
     pub head_dim: ::std::os::raw::c_uint,
     pub pairs: ::std::os::raw::c_uint,
+    pub tables: ::std::os::raw::c_uint,
     pub interleaved: ::std::os::raw::c_uint,
     pub scale: f32,
+    pub reserved: ::std::os::raw::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RopeParams"][::std::mem::size_of::<RopeParams>() - 56usize];
+    ["Size of RopeParams"][::std::mem::size_of::<RopeParams>() - 72usize];
     ["Alignment of RopeParams"][::std::mem::align_of::<RopeParams>() - 8usize];
     ["Offset of field: RopeParams::x"][::std::mem::offset_of!(RopeParams, x) - 0usize];
     ["Offset of field: RopeParams::positions"][::std::mem::offset_of!(RopeParams, positions) - 8usize];
     ["Offset of field: RopeParams::inv_freq"][::std::mem::offset_of!(RopeParams, inv_freq) - 16usize];
-    ["Offset of field: RopeParams::out"][::std::mem::offset_of!(RopeParams, out) - 24usize];
-    ["Offset of field: RopeParams::tokens"][::std::mem::offset_of!(RopeParams, tokens) - 32usize];
-    ["Offset of field: RopeParams::heads"][::std::mem::offset_of!(RopeParams, heads) - 36usize];
-    ["Offset of field: RopeParams::head_dim"][::std::mem::offset_of!(RopeParams, head_dim) - 40usize];
-    ["Offset of field: RopeParams::pairs"][::std::mem::offset_of!(RopeParams, pairs) - 44usize];
-    ["Offset of field: RopeParams::interleaved"][::std::mem::offset_of!(RopeParams, interleaved) - 48usize];
-    ["Offset of field: RopeParams::scale"][::std::mem::offset_of!(RopeParams, scale) - 52usize];
+    ["Offset of field: RopeParams::table"][::std::mem::offset_of!(RopeParams, table) - 24usize];
+    ["Offset of field: RopeParams::out"][::std::mem::offset_of!(RopeParams, out) - 32usize];
+    ["Offset of field: RopeParams::tokens"][::std::mem::offset_of!(RopeParams, tokens) - 40usize];
+    ["Offset of field: RopeParams::heads"][::std::mem::offset_of!(RopeParams, heads) - 44usize];
+    ["Offset of field: RopeParams::head_dim"][::std::mem::offset_of!(RopeParams, head_dim) - 48usize];
+    ["Offset of field: RopeParams::pairs"][::std::mem::offset_of!(RopeParams, pairs) - 52usize];
+    ["Offset of field: RopeParams::tables"][::std::mem::offset_of!(RopeParams, tables) - 56usize];
+    ["Offset of field: RopeParams::interleaved"][::std::mem::offset_of!(RopeParams, interleaved) - 60usize];
+    ["Offset of field: RopeParams::scale"][::std::mem::offset_of!(RopeParams, scale) - 64usize];
+    ["Offset of field: RopeParams::reserved"][::std::mem::offset_of!(RopeParams, reserved) - 68usize];
 };
 impl Default for RopeParams {
     fn default() -> Self {
@@ -241,6 +556,7 @@ pub struct AttentionParams {
     pub positions: *const ::std::os::raw::c_int,
     pub sequences: *const ::std::os::raw::c_int,
     pub page_table: *const ::std::os::raw::c_int,
+    pub sinks: *const f32,
     pub out: *mut f32,
     pub tokens: ::std::os::raw::c_uint,
     pub heads: ::std::os::raw::c_uint,
@@ -248,28 +564,33 @@ pub struct AttentionParams {
     pub head_dim: ::std::os::raw::c_uint,
     pub page_table_stride: ::std::os::raw::c_uint,
     pub window: ::std::os::raw::c_uint,
+    pub value_dim: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
     pub scale: f32,
     pub softcap: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 80usize];
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 96usize];
     ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::std::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::kv"][::std::mem::offset_of!(AttentionParams, kv) - 8usize];
     ["Offset of field: AttentionParams::positions"][::std::mem::offset_of!(AttentionParams, positions) - 16usize];
     ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 24usize];
     ["Offset of field: AttentionParams::page_table"][::std::mem::offset_of!(AttentionParams, page_table) - 32usize];
-    ["Offset of field: AttentionParams::out"][::std::mem::offset_of!(AttentionParams, out) - 40usize];
-    ["Offset of field: AttentionParams::tokens"][::std::mem::offset_of!(AttentionParams, tokens) - 48usize];
-    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 52usize];
-    ["Offset of field: AttentionParams::kv_heads"][::std::mem::offset_of!(AttentionParams, kv_heads) - 56usize];
-    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 60usize];
+    ["Offset of field: AttentionParams::sinks"][::std::mem::offset_of!(AttentionParams, sinks) - 40usize];
+    ["Offset of field: AttentionParams::out"][::std::mem::offset_of!(AttentionParams, out) - 48usize];
+    ["Offset of field: AttentionParams::tokens"][::std::mem::offset_of!(AttentionParams, tokens) - 56usize];
+    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 60usize];
+    ["Offset of field: AttentionParams::kv_heads"][::std::mem::offset_of!(AttentionParams, kv_heads) - 64usize];
+    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 68usize];
     ["Offset of field: AttentionParams::page_table_stride"]
-        [::std::mem::offset_of!(AttentionParams, page_table_stride) - 64usize];
-    ["Offset of field: AttentionParams::window"][::std::mem::offset_of!(AttentionParams, window) - 68usize];
-    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 72usize];
-    ["Offset of field: AttentionParams::softcap"][::std::mem::offset_of!(AttentionParams, softcap) - 76usize];
+        [::std::mem::offset_of!(AttentionParams, page_table_stride) - 72usize];
+    ["Offset of field: AttentionParams::window"][::std::mem::offset_of!(AttentionParams, window) - 76usize];
+    ["Offset of field: AttentionParams::value_dim"][::std::mem::offset_of!(AttentionParams, value_dim) - 80usize];
+    ["Offset of field: AttentionParams::reserved"][::std::mem::offset_of!(AttentionParams, reserved) - 84usize];
+    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 88usize];
+    ["Offset of field: AttentionParams::softcap"][::std::mem::offset_of!(AttentionParams, softcap) - 92usize];
 };
 impl Default for AttentionParams {
     fn default() -> Self {
@@ -287,15 +608,19 @@ pub struct BinaryParams {
     pub b: *const f32,
     pub out: *mut f32,
     pub count: ::std::os::raw::c_ulonglong,
+    pub limit: f32,
+    pub reserved: ::std::os::raw::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BinaryParams"][::std::mem::size_of::<BinaryParams>() - 32usize];
+    ["Size of BinaryParams"][::std::mem::size_of::<BinaryParams>() - 40usize];
     ["Alignment of BinaryParams"][::std::mem::align_of::<BinaryParams>() - 8usize];
     ["Offset of field: BinaryParams::a"][::std::mem::offset_of!(BinaryParams, a) - 0usize];
     ["Offset of field: BinaryParams::b"][::std::mem::offset_of!(BinaryParams, b) - 8usize];
     ["Offset of field: BinaryParams::out"][::std::mem::offset_of!(BinaryParams, out) - 16usize];
     ["Offset of field: BinaryParams::count"][::std::mem::offset_of!(BinaryParams, count) - 24usize];
+    ["Offset of field: BinaryParams::limit"][::std::mem::offset_of!(BinaryParams, limit) - 32usize];
+    ["Offset of field: BinaryParams::reserved"][::std::mem::offset_of!(BinaryParams, reserved) - 36usize];
 };
 impl Default for BinaryParams {
     fn default() -> Self {

@@ -7,10 +7,13 @@
 //! | kernel | variants |
 //! |---|---|
 //! | `embedding` | the table's format |
-//! | `gather_rows`, `rms_norm`, `quantize_rows`, `rope` | one, the empty word |
-//! | `matmul` | `<weight format>.f32`, `<block format>.q8x32` |
+//! | `gather_rows`, `rms_norm`, `layer_norm`, `rope`, `concat`, `sigmoid_gate`, `permute_columns`, `combine` | one, the empty word |
+//! | `quantize_rows` | what shares a scale: `block`, `row` |
+//! | `matmul`, `grouped_matmul` | `<weight format>.f32`, `<integer format>.q8x32` |
+//! | `router`, `router_weights` | `softmax`, `sigmoid`, `sparsemixer` |
 //! | `kv_append`, `attention` | the cache's type: `f16`, `f32` |
-//! | `binary` | `add`, `mul`, `silu_mul` |
+//! | `binary` | `add`, `mul`, and `<activation>_mul`: `silu`, `gelu_tanh`, `gelu`, `relu2`, `clamped_swiglu` |
+//! | `unary` | `scale`, `softcap` |
 
 use std::ffi::c_void;
 use std::mem::{offset_of, size_of};
@@ -18,12 +21,14 @@ use std::mem::{offset_of, size_of};
 use ir::types::DType;
 
 use crate::abi::{
-    AttentionParams, BinaryParams, EmbeddingParams, GatherRowsParams, KvAppendParams, MatmulParams, QuantizeRowsParams,
-    RmsNormParams, RopeParams,
+    AttentionParams, BinaryParams, CombineParams, ConcatParams, EmbeddingParams, GatherRowsParams, GroupedMatmulParams,
+    KvAppendParams, LayerNormParams, MatmulParams, PermuteColumnsParams, QuantizeRowsParams, RmsNormParams, RopeParams,
+    RouterParams, RouterWeightsParams, SigmoidGateParams, UnaryParams,
 };
 use crate::cpu::isa::Isa;
 use crate::cpu::{
-    CpuKernel, attention, binary, embedding, gather_rows, kv_append, matmul, quantize_rows, rms_norm, rope,
+    CpuKernel, attention, binary, combine, concat, embedding, gather_rows, grouped_matmul, kv_append, layer_norm,
+    matmul, permute_columns, quantize_rows, rms_norm, rope, router, router_weights, sigmoid_gate, unary,
 };
 
 /// What a field of a parameter struct holds.
@@ -72,6 +77,7 @@ pub struct KernelInfo {
     pub params_bytes: usize,
     blocks: unsafe fn(variant: &str, params: *const c_void) -> usize,
     scratch: unsafe fn(variant: &str, params: *const c_void) -> usize,
+    weight_bytes: unsafe fn(variant: &str, params: *const c_void) -> u64,
     select: fn(variant: &str, isa: Isa) -> Option<CpuKernel>,
 }
 
@@ -102,6 +108,17 @@ impl KernelInfo {
     pub unsafe fn scratch_bytes(&self, variant: &str, params: *const c_void) -> usize {
         // SAFETY: passed on.
         unsafe { (self.scratch)(variant, params) }
+    }
+
+    /// Bytes of packed weights a launch reads at least once: a whole matrix, the matrices selected, the panel of each token
+    /// of an embedding. 0 for kernels without packed weights.
+    ///
+    /// # Safety
+    /// `params` points to this kernel's parameter struct. Of its pointers `experts`, if there is one, is followed, and must
+    /// be null or valid for the counts beside it.
+    pub unsafe fn weight_bytes(&self, variant: &str, params: *const c_void) -> u64 {
+        // SAFETY: passed on.
+        unsafe { (self.weight_bytes)(variant, params) }
     }
 }
 
@@ -139,7 +156,7 @@ const fn is_dense(fields: &[Field], bytes: usize) -> bool {
 macro_rules! kernel {
     ($name:literal, $params:ident { $($field:ident: $kind:ident),+ $(,)? },
      blocks: |$bv:pat_param, $bp:pat_param| $blocks:expr, scratch: |$sv:pat_param, $sp:pat_param| $scratch:expr,
-     select: $select:expr $(,)?) => {{
+     $(weights: |$wv:pat_param, $wp:pat_param| $weights:expr,)? select: $select:expr $(,)?) => {{
         unsafe fn blocks($bv: &str, params: *const c_void) -> usize {
             // SAFETY: the caller passes this kernel's struct.
             let $bp = unsafe { &*params.cast::<$params>() };
@@ -150,12 +167,26 @@ macro_rules! kernel {
             let $sp = unsafe { &*params.cast::<$params>() };
             $scratch
         }
+        unsafe fn weight_bytes(_variant: &str, _params: *const c_void) -> u64 {
+            $(
+                let $wv = _variant;
+                // SAFETY: the caller passes this kernel's struct.
+                let $wp = unsafe { &*_params.cast::<$params>() };
+                // Not every row follows a pointer.
+                #[allow(unused_unsafe)]
+                // SAFETY: the caller's experts are valid.
+                return unsafe { $weights };
+            )?
+            #[allow(unreachable_code)]
+            0
+        }
         KernelInfo {
             name: $name,
             fields: fields!($params { $($field: $kind),+ }),
             params_bytes: size_of::<$params>(),
             blocks,
             scratch,
+            weight_bytes,
             select: $select,
         }
     }};
@@ -168,6 +199,8 @@ pub static KERNELS: &[KernelInfo] = &[
         EmbeddingParams { ids: In, table: In, out: Out, tokens: U32, rows: U32, cols: U32, reserved: U32 },
         blocks: |_, p| embedding::blocks(p),
         scratch: |_, _| embedding::scratch_bytes(),
+        weights: |variant, p| u64::from(p.tokens)
+            * DType::from_name(variant).map_or(0, |table| matrix_bytes(table, LANES, p.cols)),
         select: |variant, isa| embedding::select(DType::from_name(variant)?, isa),
     ),
     kernel!(
@@ -185,11 +218,18 @@ pub static KERNELS: &[KernelInfo] = &[
         select: |variant, isa| variant.is_empty().then(|| rms_norm::select(isa))?,
     ),
     kernel!(
+        "layer_norm",
+        LayerNormParams { x: In, weight: In, bias: In, out: Out, rows: U32, cols: U32, eps: F32, reserved: U32 },
+        blocks: |_, p| layer_norm::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| layer_norm::select(isa))?,
+    ),
+    kernel!(
         "quantize_rows",
         QuantizeRowsParams { x: In, out: Out, rows: U32, cols: U32 },
         blocks: |_, p| quantize_rows::blocks(p),
         scratch: |_, _| quantize_rows::scratch_bytes(),
-        select: |variant, isa| variant.is_empty().then(|| quantize_rows::select(isa))?,
+        select: quantize_rows::select,
     ),
     kernel!(
         "matmul",
@@ -197,13 +237,53 @@ pub static KERNELS: &[KernelInfo] = &[
         blocks: |variant, p| matmul_types(variant).map_or(0, |(_, x)| matmul::blocks(x, p)),
         scratch: |variant, p| matmul_types(variant)
             .map_or(0, |(_, x)| matmul::scratch_bytes(x, p.tokens as usize, p.cols as usize)),
+        weights: |variant, p| matmul_types(variant).map_or(0, |(w, _)| matrix_bytes(w, p.rows, p.cols)),
         select: |variant, isa| matmul_types(variant).and_then(|(w, x)| matmul::select(w, x, isa)),
+    ),
+    kernel!(
+        "grouped_matmul",
+        GroupedMatmulParams {
+            x: In, w: In, experts: In, bias: In, out: Out,
+            tokens: U32, slots: U32, matrices: U32, rows: U32, cols: U32, slots_share_x: U32,
+        },
+        blocks: |variant, p| matmul_types(variant).map_or(0, |(_, x)| grouped_matmul::blocks(x, p)),
+        scratch: |variant, p| matmul_types(variant).map_or(0, |(_, x)| grouped_matmul::scratch_bytes(x, p)),
+        weights: |variant, p| matmul_types(variant)
+            .map_or(0, |(w, _)| grouped_matmul::matrices_read(p) as u64 * matrix_bytes(w, p.rows, p.cols)),
+        select: |variant, isa| matmul_types(variant).and_then(|(w, x)| grouped_matmul::select(w, x, isa)),
+    ),
+    kernel!(
+        "router",
+        RouterParams {
+            logits: In, bias: In, out: Out,
+            tokens: U32, experts: U32, slots: U32, groups: U32, top_groups: U32, reserved: U32,
+        },
+        blocks: |_, p| router::blocks(p),
+        scratch: |_, p| router::scratch_bytes(p),
+        select: router::select,
+    ),
+    kernel!(
+        "router_weights",
+        RouterWeightsParams {
+            logits: In, selected: In, out: Out,
+            tokens: U32, experts: U32, slots: U32, renormalise: U32, scale: F32, jitter: F32,
+        },
+        blocks: |_, p| router_weights::blocks(p),
+        scratch: |_, _| 0,
+        select: router_weights::select,
+    ),
+    kernel!(
+        "combine",
+        CombineParams { y: In, weights: In, out: Out, tokens: U32, slots: U32, cols: U32, reserved: U32 },
+        blocks: |_, p| combine::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| combine::select(isa))?,
     ),
     kernel!(
         "rope",
         RopeParams {
-            x: In, positions: In, inv_freq: In, out: Out,
-            tokens: U32, heads: U32, head_dim: U32, pairs: U32, interleaved: U32, scale: F32,
+            x: In, positions: In, inv_freq: In, table: In, out: Out,
+            tokens: U32, heads: U32, head_dim: U32, pairs: U32, tables: U32, interleaved: U32, scale: F32, reserved: U32,
         },
         blocks: |_, p| rope::blocks(p),
         scratch: |_, p| rope::scratch_bytes(p),
@@ -222,9 +302,9 @@ pub static KERNELS: &[KernelInfo] = &[
     kernel!(
         "attention",
         AttentionParams {
-            q: In, kv: In, positions: In, sequences: In, page_table: In, out: Out,
+            q: In, kv: In, positions: In, sequences: In, page_table: In, sinks: In, out: Out,
             tokens: U32, heads: U32, kv_heads: U32, head_dim: U32,
-            page_table_stride: U32, window: U32, scale: F32, softcap: F32,
+            page_table_stride: U32, window: U32, value_dim: U32, reserved: U32, scale: F32, softcap: F32,
         },
         blocks: |_, p| attention::blocks(p),
         scratch: |_, p| attention::scratch_bytes(p),
@@ -232,12 +312,51 @@ pub static KERNELS: &[KernelInfo] = &[
     ),
     kernel!(
         "binary",
-        BinaryParams { a: In, b: In, out: Out, count: U64 },
+        BinaryParams { a: In, b: In, out: Out, count: U64, limit: F32, reserved: U32 },
         blocks: |_, p| binary::blocks(p),
         scratch: |_, _| 0,
         select: binary::select,
     ),
+    kernel!(
+        "unary",
+        UnaryParams { x: In, out: Out, count: U64, value: F32, reserved: U32 },
+        blocks: |_, p| unary::blocks(p),
+        scratch: |_, _| 0,
+        select: unary::select,
+    ),
+    kernel!(
+        "sigmoid_gate",
+        SigmoidGateParams { x: In, gate: In, out: Out, rows: U32, cols: U32 },
+        blocks: |_, p| sigmoid_gate::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| sigmoid_gate::select(isa))?,
+    ),
+    kernel!(
+        "concat",
+        ConcatParams { a: In, b: In, out: Out, rows: U32, a_cols: U32, b_cols: U32, reserved: U32 },
+        blocks: |_, p| concat::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, _| variant.is_empty().then(concat::select),
+    ),
+    kernel!(
+        "permute_columns",
+        PermuteColumnsParams {
+            x: In, index: In, experts: In, out: Out,
+            tokens: U32, slots: U32, matrices: U32, cols: U32, slots_share_x: U32, reserved: U32,
+        },
+        blocks: |_, p| permute_columns::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, _| variant.is_empty().then(permute_columns::select),
+    ),
 ];
+
+/// Rows of a panel of packed weights.
+const LANES: u32 = ir::quant::PANEL_ROWS as u32;
+
+/// Bytes of a packed matrix; 0 if there is no such matrix.
+fn matrix_bytes(weights: DType, rows: u32, cols: u32) -> u64 {
+    ir::quant::packed_bytes(weights, rows.into(), cols.into()).unwrap_or(0)
+}
 
 /// Types of weights and activations of a matmul variant.
 fn matmul_types(variant: &str) -> Option<(DType, DType)> {
@@ -251,7 +370,7 @@ mod tests {
 
     #[test]
     fn kernels_are_found_by_name_and_variant() {
-        assert_eq!(KERNELS.len(), 9);
+        assert_eq!(KERNELS.len(), 18);
         for (kernel, variant) in [
             ("matmul", "q4_1.q8x32"),
             ("matmul", "f16.f32"),
@@ -259,6 +378,8 @@ mod tests {
             ("attention", "f16"),
             ("binary", "silu_mul"),
             ("rope", ""),
+            ("quantize_rows", "row"),
+            ("unary", "softcap"),
         ] {
             assert!(lookup(kernel).unwrap().has_variant(variant), "{kernel} {variant}");
         }
@@ -281,8 +402,16 @@ mod tests {
             with("kv_append", kv_append::VARIANTS),
             with("binary", binary::VARIANTS),
             with("matmul", &["f32.f32", "q8_0.q8x32"]),
+            with("grouped_matmul", &["f32.f32", "q8_0.q8x32"]),
+            with("router", router::VARIANTS),
+            with("router_weights", router_weights::VARIANTS),
+            with("combine", &[""]),
             with("embedding", &["f32"]),
-            ["gather_rows", "rms_norm", "quantize_rows", "rope"].map(|kernel| (kernel, "")).to_vec(),
+            with("quantize_rows", quantize_rows::VARIANTS),
+            with("unary", unary::VARIANTS),
+            ["gather_rows", "rms_norm", "layer_norm", "rope", "concat", "sigmoid_gate", "permute_columns"]
+                .map(|kernel| (kernel, ""))
+                .to_vec(),
         ];
         for (name, variant) in rows.concat() {
             let kernel = lookup(name).unwrap();
@@ -293,5 +422,34 @@ mod tests {
             // SAFETY: zeros are a value of every parameter struct; no pointer is followed.
             assert_eq!(unsafe { kernel.blocks(variant, params.as_ptr().cast()) }, 0, "{name}");
         }
+    }
+
+    #[test]
+    fn launches_know_the_weights_they_read() {
+        let bytes = |rows| ir::quant::packed_bytes(DType::Q4_0, rows, 64).unwrap();
+        let read = |name: &str, variant: &str, params: *const c_void| {
+            // SAFETY: the parameters are the kernel's and their experts valid.
+            unsafe { lookup(name).unwrap().weight_bytes(variant, params) }
+        };
+        let matmul = MatmulParams { tokens: 5, rows: 40, cols: 64, ..MatmulParams::default() };
+        assert_eq!(read("matmul", "q4_0.q8x32", (&raw const matmul).cast()), bytes(40));
+        let embedding = EmbeddingParams { tokens: 5, rows: 40, cols: 64, ..EmbeddingParams::default() };
+        assert_eq!(read("embedding", "q4_0", (&raw const embedding).cast()), 5 * bytes(16));
+        for (experts, matrices, distinct) in
+            [(&[3, 1, 3, -1][..], 8, 2), (&[0, 9, 2, 1, 2, 2], 3, 3), (&[4, 4], 4, 0), (&[], 3, 0)]
+        {
+            let (tokens, slots) = (experts.len() as u32 / 2, 2);
+            let experts = experts.as_ptr();
+            let (rows, cols) = (40, 64);
+            let grouped =
+                GroupedMatmulParams { experts, tokens, slots, matrices, rows, cols, ..GroupedMatmulParams::default() };
+            assert_eq!(read("grouped_matmul", "q4_0.f32", (&raw const grouped).cast()), distinct * bytes(40));
+        }
+        let (heads, rows, cols) = (6, 40, 64);
+        let (slots, matrices) = (heads, heads);
+        let by_head = GroupedMatmulParams { tokens: 3, slots, matrices, rows, cols, ..GroupedMatmulParams::default() };
+        assert_eq!(read("grouped_matmul", "q4_0.f32", (&raw const by_head).cast()), 6 * bytes(40));
+        let combine = CombineParams { tokens: 3, slots, cols, ..CombineParams::default() };
+        assert_eq!(read("combine", "", (&raw const combine).cast()), 0);
     }
 }

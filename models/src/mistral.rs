@@ -2,24 +2,15 @@
 //!
 //! GGUF files of these models carry the architecture name `llama` and are read by that family.
 
-use ir::graph::ValueId;
-
-use crate::ModelError;
-use crate::decoder::{AttentionStyle, Decoder};
-use crate::hyperparameters::Hyperparameters;
-use crate::llama::layer_with;
+use crate::decoder::pre_norm_layer;
 use crate::registry::Family;
-use crate::source::Checkpoint;
 
 /// The family's entry in the registry.
-pub static MISTRAL: Family =
-    Family { name: "mistral", model_types: &["mistral"], architectures: &[], configure, layer };
-
-/// The shared fields say it all.
-fn configure(_: &mut Hyperparameters, _: &Checkpoint) -> Result<(), ModelError> {
-    Ok(())
-}
-
-fn layer(d: &mut Decoder, layer: usize, x: ValueId) -> Result<ValueId, ModelError> {
-    layer_with(d, layer, x, AttentionStyle::default())
-}
+pub static MISTRAL: Family = Family {
+    name: "mistral",
+    model_types: &["mistral"],
+    architectures: &[],
+    names: &[],
+    configure: |_, _| Ok(()),
+    layer: pre_norm_layer,
+};

@@ -41,6 +41,16 @@ pub enum RopeScaling {
         /// Whether the ramp's ends are rounded outwards to whole dimensions.
         truncate: bool,
     },
+    /// LongRoPE (Ding et al. 2024): each frequency divided by a searched factor, of which there are two lists, one for sequences
+    /// within the original context and one for longer ones.
+    LongRope {
+        /// Divisors within the original context, one a pair.
+        short: Vec<f64>,
+        /// Divisors beyond it.
+        long: Vec<f64>,
+        /// The factor on cos and sin.
+        attention_factor: f64,
+    },
 }
 
 /// The rotary embedding of a model.
@@ -59,7 +69,7 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// The angle per position of each pair, `dims / 2` values.
+    /// The angle per position of each pair, `dims / 2` values; of two lists of factors, by the first.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
         let base = |i: u64| self.theta.powf(-((2 * i) as f64) / self.dims as f64);
         let scaled = (0..self.dims / 2).map(|i| self.scale(i, base(i)));
@@ -67,11 +77,20 @@ impl Rope {
         scaled.zip(divisors).map(|(f, d)| (f / f64::from(d)) as f32).collect()
     }
 
+    /// The frequencies of sequences beyond the original context, where those are others.
+    pub fn long_inverse_frequencies(&self) -> Option<Vec<f32>> {
+        let RopeScaling::LongRope { long, attention_factor, .. } = &self.scaling else { return None };
+        let (short, attention_factor) = (long.clone(), *attention_factor);
+        let scaling = RopeScaling::LongRope { short, long: Vec::new(), attention_factor };
+        Some(Rope { scaling, ..self.clone() }.inverse_frequencies())
+    }
+
     /// The factor on cos and sin.
     pub fn attention_factor(&self) -> f64 {
         match &self.scaling {
             RopeScaling::Yarn { attention_factor: Some(given), .. } => *given,
-            RopeScaling::Yarn { factor, .. } => yarn_attention_factor(*factor),
+            RopeScaling::Yarn { factor, .. } => yarn_attention_factor(*factor, 1.0),
+            RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
             _ => 1.0,
         }
     }
@@ -95,6 +114,7 @@ impl Rope {
                 let kept = 1.0 - self.yarn_ramp(pair);
                 (1.0 - kept) * frequency / factor + kept * frequency
             }
+            RopeScaling::LongRope { short, .. } => frequency / short.get(pair as usize).copied().unwrap_or(1.0),
         }
     }
 
@@ -115,9 +135,14 @@ impl Rope {
     }
 }
 
-/// YaRN's factor on cos and sin for a context stretched by `factor`.
-pub fn yarn_attention_factor(factor: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
+/// YaRN's factor on cos and sin for a context stretched by `factor`; `mscale` weighs it.
+pub fn yarn_attention_factor(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+/// LongRoPE's factor on cos and sin for a context stretched from `original` tokens by `factor`.
+pub fn longrope_attention_factor(factor: f64, original: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
 }
 
 #[cfg(test)]
@@ -163,6 +188,16 @@ mod tests {
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[31] - plain[31] / 4.0).abs() < 1e-9);
         assert!((stretched.attention_factor() - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn longrope_has_a_table_for_each_side_of_the_original_context() {
+        let (short, long) = (vec![1.0; 32], vec![4.0; 32]);
+        let r = rope(RopeScaling::LongRope { short, long, attention_factor: longrope_attention_factor(8.0, 64.0) });
+        let table = r.long_inverse_frequencies().unwrap();
+        assert_eq!((r.inverse_frequencies()[0], table[0], table.len()), (1.0, 0.25, 32));
+        assert!((r.attention_factor() - 1.5f64.sqrt()).abs() < 1e-12);
+        assert!(rope(RopeScaling::None).long_inverse_frequencies().is_none());
     }
 
     #[test]

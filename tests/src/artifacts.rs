@@ -14,16 +14,25 @@ use tempfile::TempDir;
 
 /// Options for the cpu target.
 pub fn options(activations: Activations) -> CompileOptions {
-    CompileOptions { target: Target::Cpu, activations, max_model_len: None, dump: None, stop_after: None }
+    CompileOptions::new(Target::Cpu, activations)
 }
 
 /// Compiles a checkpoint; the artifact lives as long as the folder.
 pub fn compile(checkpoint: &Path, activations: Activations) -> (TempDir, Arc<Artifact>) {
+    compile_with(checkpoint, &options(activations))
+}
+
+/// As [`compile`], with the routers' choices as outputs.
+pub fn compile_traced(checkpoint: &Path, activations: Activations) -> (TempDir, Arc<Artifact>) {
+    compile_with(checkpoint, &CompileOptions { trace_routing: true, ..options(activations) })
+}
+
+/// As [`compile`], with any options.
+pub fn compile_with(checkpoint: &Path, options: &CompileOptions) -> (TempDir, Arc<Artifact>) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let output = folder.path().join("model.moesaic");
     let mut checkpoint = Checkpoint::open(checkpoint).expect("checkpoint");
-    pipeline::compile(&mut checkpoint, &output, &options(activations), &Registry::default(), &Silent)
-        .expect("artifact");
+    pipeline::compile(&mut checkpoint, &output, options, &Registry::default(), &Silent).expect("artifact");
     let artifact = Artifact::open(&output, &OpenOptions::default()).expect("artifact");
     (folder, Arc::new(artifact))
 }

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ir::interp::Tensor;
-use models::Checkpoint;
+use ir::types::DType;
+use models::weights::WeightReader;
+use models::{Checkpoint, Model};
 use safetensors::{Dtype, SafeTensors};
 
 /// Reference outputs of one prompt.
@@ -20,12 +22,26 @@ pub struct Prompt {
     pub greedy_gap: Vec<f32>,
 }
 
+/// What the routers of prompt 1 did in one mixture layer.
+pub struct Routing {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Selected experts, best first, `[tokens, experts a token]`.
+    pub experts: Vec<i32>,
+    /// Their factors, in the same order.
+    pub weights: Vec<f32>,
+    /// Distance between the last selected and the first rejected candidate, `[tokens]`.
+    pub margin: Vec<f32>,
+}
+
 /// One fixture.
 pub struct Golden {
     /// The checkpoint's folder.
     pub folder: PathBuf,
     /// Reference outputs, prompt by prompt.
     pub prompts: Vec<Prompt>,
+    /// Reference routing of prompt 1, mixture layer by mixture layer.
+    pub routing: Vec<Routing>,
 }
 
 impl Golden {
@@ -48,7 +64,32 @@ impl Golden {
                 greedy_gap: floats(&tensors, &part("greedy_gap")),
             }
         });
-        Golden { folder: folder.to_path_buf(), prompts: prompts.collect() }
+        let layers = tensors.names().into_iter().filter_map(|n| n.strip_prefix("router.")?.strip_suffix(".experts"));
+        let mut layers: Vec<usize> = layers.map(|l| l.parse().expect("a layer")).collect();
+        layers.sort_unstable();
+        let routing = layers.into_iter().map(|layer| {
+            let part = |name: &str| format!("router.{layer}.{name}");
+            Routing {
+                layer,
+                experts: ids(&tensors, &part("experts")).into_iter().map(|e| e as i32).collect(),
+                weights: floats(&tensors, &part("weights")),
+                margin: floats(&tensors, &part("margin")),
+            }
+        });
+        Golden { folder: folder.to_path_buf(), prompts: prompts.collect(), routing: routing.collect() }
+    }
+
+    /// The family, as config.json calls it.
+    pub fn family(&self) -> String {
+        let text = fs::read(self.folder.join("config.json")).expect("config.json");
+        let config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        config["model_type"].as_str().unwrap_or_default().to_string()
+    }
+
+    /// The largest relative RMS of logits that is not an error: BitNet's activations are rounded to 8 bits, and one rounding that
+    /// falls the other way moves them.
+    pub fn tolerance(&self) -> f64 {
+        if self.family() == "bitnet" { 2e-2 } else { 2e-5 }
     }
 }
 
@@ -70,7 +111,7 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
 
-/// Every committed fixture whose architecture this build knows and whose weights are floats, and those of `MOESAIC_GOLDEN`.
+/// Every committed fixture, and those of `MOESAIC_GOLDEN`.
 pub fn fixtures() -> Vec<Golden> {
     let more = std::env::var_os("MOESAIC_GOLDEN").map(PathBuf::from);
     let mut folders: Vec<PathBuf> =
@@ -81,19 +122,7 @@ pub fn fixtures() -> Vec<Golden> {
 
 fn checkpoints(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    entries
-        .map(|e| e.expect("entry").path())
-        .filter(|p| p.join("golden.safetensors").is_file())
-        .filter(|p| is_known(p))
-        .collect()
-}
-
-fn is_known(folder: &Path) -> bool {
-    let text = fs::read(folder.join("config.json")).expect("config.json");
-    let config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-    let family = config["model_type"].as_str().unwrap_or_default();
-    let known = models::registry::FAMILIES.iter().any(|f| f.model_types.contains(&family));
-    known && config.get("quantization_config").is_none()
+    entries.map(|e| e.expect("entry").path()).filter(|p| p.join("golden.safetensors").is_file()).collect()
 }
 
 /// sqrt(mean((a − b)²) / mean(b²)): the measure the fixtures' tolerances are given in.
@@ -105,17 +134,32 @@ pub fn relative_rms(a: &[f32], b: &[f32]) -> f64 {
     (error / scale).sqrt()
 }
 
-/// Every weight of a graph, dequantised.
-pub fn weights(graph: &ir::graph::Graph, checkpoint: &Checkpoint) -> HashMap<String, Tensor> {
-    let mut all = HashMap::new();
-    for node in graph.nodes.iter().filter(|n| n.kind == ir::graph::NodeKind::Weight) {
-        let mut bytes = Vec::new();
-        checkpoint.read(&node.name, &mut bytes).expect("weight");
-        let shape: Vec<u64> = node.ty.shape.iter().map(|d| d.value(&[]).expect("fixed shape")).collect();
-        let mut values = vec![0f32; shape.iter().product::<u64>() as usize];
-        let cols = shape.last().copied().unwrap_or(1) as usize;
-        ir::quant::dequantize(checkpoint.dtype(&node.name).expect("dtype"), &bytes, cols, &mut values).expect("values");
-        all.insert(node.name.clone(), Tensor::Real(values));
+/// Every weight of a model, dequantised.
+pub fn weights(model: &Model, checkpoint: &Checkpoint) -> HashMap<String, Tensor> {
+    let mut reader = WeightReader::new(checkpoint, &model.weights).expect("reader");
+    let nodes = model.graph.nodes.iter().filter(|n| n.kind == ir::graph::NodeKind::Weight);
+    nodes.map(|node| (node.name.clone(), weight(&mut reader, node))).collect()
+}
+
+fn weight(reader: &mut WeightReader, node: &ir::graph::Node) -> Tensor {
+    let shape: Vec<u64> = node.ty.shape.iter().map(|d| d.value(&[]).expect("fixed shape")).collect();
+    let mut bytes = Vec::new();
+    if reader.read_plain(&node.name, &mut bytes).is_ok() {
+        let words = bytes.chunks_exact(4).map(|b| b.try_into().expect("4 bytes"));
+        return match node.ty.dtype {
+            DType::I32 => Tensor::Int(words.map(i32::from_le_bytes).collect()),
+            _ => Tensor::Real(words.map(f32::from_le_bytes).collect()),
+        };
     }
-    all
+    let (matrices, rows) = match shape.as_slice() {
+        [matrices, rows, _] => (*matrices, *rows),
+        [rows, _] => (1, *rows),
+        _ => panic!("{}: neither a vector nor a matrix", node.name),
+    };
+    let (mut values, mut matrix) = (Vec::new(), Vec::new());
+    for i in 0..matrices {
+        reader.read_values(&node.name, i, 0, rows, &mut matrix).expect("values");
+        values.append(&mut matrix);
+    }
+    Tensor::Real(values)
 }

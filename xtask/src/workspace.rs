@@ -53,6 +53,12 @@ pub fn metadata() -> Result<serde_json::Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
+/// Cargo's folder for what it builds.
+pub fn target_folder() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    metadata["target_directory"].as_str().map(PathBuf::from).context("cargo metadata names no target folder")
+}
+
 /// Builds the `moesaic` binary for release; gives its path, which cargo itself names: target folders can be configured.
 pub fn build_moesaic() -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--locked", "--package", "moesaic-compiler", "--bin", "moesaic"]);

@@ -3,6 +3,7 @@
 use ir::graph::{Graph, Node};
 use ir::op::Op;
 use ir::program::{Access, Arg};
+use ir::types::Dim;
 
 use super::{Context, LowerError, Lowering, count, size, variant};
 use crate::target::Target;
@@ -39,19 +40,22 @@ impl Lowering for Rope {
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
         let shape = c.node().ty.shape.clone();
-        let pairs = c.operand_type(2).shape[0];
-        let interleaved = c.node().flag("interleaved").unwrap_or(false);
+        let frequencies = c.operand_type(2).shape.clone();
+        let tables = if c.operand_count() > 3 { frequencies[0] } else { Dim::Const(1) };
         let args = vec![
             ("x", c.read(0)),
             ("positions", c.read(1)),
             ("inv_freq", c.read(2)),
+            ("table", c.read_optional(3)),
             ("out", c.result()),
             ("tokens", size(shape[0])),
             ("heads", size(shape[1])),
             ("head_dim", size(shape[2])),
-            ("pairs", size(pairs)),
-            ("interleaved", count(u64::from(interleaved))),
+            ("pairs", size(frequencies[frequencies.len() - 1])),
+            ("tables", size(tables)),
+            ("interleaved", c.flag("interleaved")),
             ("scale", c.float("scale")),
+            ("reserved", count(0)),
         ];
         c.may_overwrite(0);
         c.launch("rope", "", args)
@@ -77,15 +81,15 @@ impl Lowering for KvAppend {
         };
         let args = vec![
             ("k", c.read(1)),
-            ("v", c.read(2)),
-            ("positions", c.read(3)),
-            ("sequences", c.read(4)),
-            ("page_table", c.read(5)),
+            ("v", c.read_optional(5)),
+            ("positions", c.read(2)),
+            ("sequences", c.read(3)),
+            ("page_table", c.read(4)),
             ("kv", Arg::State(state, Access::Update)),
             ("tokens", size(k.shape[0])),
             ("kv_heads", size(k.shape[1])),
             ("head_dim", size(k.shape[2])),
-            ("page_table_stride", size(c.operand_type(5).shape[1])),
+            ("page_table_stride", size(c.operand_type(4).shape[1])),
         ];
         c.result_is_operand(0);
         c.launch("kv_append", variant(kv.dtype), args)
@@ -106,20 +110,22 @@ impl Lowering for Attention {
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
         let (q, kv) = (c.operand_type(0).clone(), c.operand_type(1).clone());
-        let window = c.node().int("window").unwrap_or(0);
         let args = vec![
             ("q", c.read(0)),
             ("kv", c.read(1)),
             ("positions", c.read(2)),
             ("sequences", c.read(3)),
             ("page_table", c.read(4)),
+            ("sinks", c.read_optional(5)),
             ("out", c.result()),
             ("tokens", size(q.shape[0])),
             ("heads", size(q.shape[1])),
             ("kv_heads", size(kv.shape[2])),
             ("head_dim", size(q.shape[2])),
             ("page_table_stride", size(c.operand_type(4).shape[1])),
-            ("window", count(window.unsigned_abs())),
+            ("window", c.int("window")),
+            ("value_dim", c.int("value_dim")),
+            ("reserved", count(0)),
             ("scale", c.float("scale")),
             ("softcap", c.float("softcap")),
         ];

@@ -2,7 +2,6 @@
 
 use ir::graph::{Graph, Node};
 use ir::op::Op;
-use ir::program::Arg;
 
 use super::{Context, LowerError, Lowering, count, size};
 use crate::target::Target;
@@ -21,11 +20,10 @@ impl Lowering for Matmul {
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
         let (x, w) = (c.operand_type(0).clone(), c.operand_type(1).clone());
-        let bias = if c.operand_count() > 2 { c.read(2) } else { Arg::Null };
         let args = vec![
             ("x", c.read(0)),
             ("w", c.read(1)),
-            ("bias", bias),
+            ("bias", c.read_optional(2)),
             ("out", c.result()),
             ("tokens", size(x.shape[0])),
             ("rows", size(w.shape[0])),

@@ -6,6 +6,7 @@
 mod attention;
 mod elementwise;
 mod matmul;
+mod mixture;
 mod rows;
 
 use ir::graph::{Graph, Node, NodeKind, ValueId};
@@ -54,14 +55,21 @@ fn built_in() -> Vec<Box<dyn Lowering>> {
     vec![
         Box::new(rows::Embedding),
         Box::new(rows::GatherRows),
-        Box::new(rows::RmsNorm),
+        Box::new(rows::Norm),
         Box::new(rows::QuantizeRows),
+        Box::new(rows::SigmoidGate),
+        Box::new(rows::Concat),
         Box::new(matmul::Matmul),
+        Box::new(mixture::Router),
+        Box::new(mixture::GroupedMatmul),
+        Box::new(mixture::Combine),
+        Box::new(mixture::PermuteColumns),
         Box::new(attention::View),
         Box::new(attention::Rope),
         Box::new(attention::KvAppend),
         Box::new(attention::Attention),
         Box::new(elementwise::Pairwise),
+        Box::new(elementwise::Unary),
     ]
 }
 
@@ -195,6 +203,11 @@ impl Context<'_> {
         }
     }
 
+    /// Operand `i`, or null where it was left out.
+    pub fn read_optional(&self, i: usize) -> Arg {
+        if i < self.operand_count() { self.read(i) } else { Arg::Null }
+    }
+
     /// A new buffer of the node's type that holds its result.
     pub fn result(&mut self) -> Arg {
         let id = self.buffer(self.node.ty.clone());
@@ -259,6 +272,16 @@ impl Context<'_> {
     /// A float attribute, which the op table guarantees.
     pub fn float(&self, name: &str) -> Arg {
         Arg::Float(self.node.float(name).unwrap_or(0.0) as f32)
+    }
+
+    /// An integer attribute, which the op table guarantees.
+    pub fn int(&self, name: &str) -> Arg {
+        count(self.node.int(name).map_or(0, i64::unsigned_abs))
+    }
+
+    /// A flag attribute as 0 or 1.
+    pub fn flag(&self, name: &str) -> Arg {
+        count(u64::from(self.node.flag(name).unwrap_or(false)))
     }
 }
 

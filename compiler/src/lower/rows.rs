@@ -1,4 +1,4 @@
-//! Ops that work row by row: embedding, gather, RMSNorm, activation rounding.
+//! Ops that work row by row: embedding, gather, norms, activation rounding, gates.
 
 use ir::graph::{Graph, Node};
 use ir::op::Op;
@@ -60,35 +60,37 @@ impl Lowering for GatherRows {
     }
 }
 
-/// `rms_norm` over the last dimension; all others are rows.
-pub struct RmsNorm;
+/// `rms_norm` and `layer_norm` over the last dimension; all others are rows.
+pub struct Norm;
 
-impl Lowering for RmsNorm {
+impl Lowering for Norm {
     fn name(&self) -> &'static str {
-        "rms_norm"
+        "norm"
     }
 
     fn accepts(&self, _: &Graph, node: &Node, _: Target) -> bool {
-        node.op() == Some(Op::RmsNorm)
+        matches!(node.op(), Some(Op::RmsNorm | Op::LayerNorm))
     }
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
-        let shape = c.node().ty.shape.clone();
-        let (cols, rows) = (shape[shape.len() - 1], shape[..shape.len() - 1].to_vec());
-        let args = vec![
-            ("x", c.read(0)),
-            ("weight", c.read(1)),
+        let [rows, cols] = rows_and_cols(c);
+        let mut args = vec![("x", c.read(0)), ("weight", c.read(1))];
+        let centred = c.node().op() == Some(Op::LayerNorm);
+        if centred {
+            args.push(("bias", c.read_optional(2)));
+        }
+        args.extend([
             ("out", c.result()),
-            ("rows", Arg::Size(rows)),
-            ("cols", size(cols)),
+            ("rows", rows),
+            ("cols", cols),
             ("eps", c.float("eps")),
             ("reserved", count(0)),
-        ];
-        c.launch("rms_norm", "", args)
+        ]);
+        c.launch(if centred { "layer_norm" } else { "rms_norm" }, "", args)
     }
 }
 
-/// `quantize_rows`: one launch.
+/// `quantize_rows`: one launch, the variant named by what shares a scale.
 pub struct QuantizeRows;
 
 impl Lowering for QuantizeRows {
@@ -101,8 +103,65 @@ impl Lowering for QuantizeRows {
     }
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
-        let shape = c.node().ty.shape.clone();
-        let args = vec![("x", c.read(0)), ("out", c.result()), ("rows", size(shape[0])), ("cols", size(shape[1]))];
-        c.launch("quantize_rows", "", args)
+        let [rows, cols] = rows_and_cols(c);
+        let granularity = c.node().word("granularity").unwrap_or_default().to_string();
+        let args = vec![("x", c.read(0)), ("out", c.result()), ("rows", rows), ("cols", cols)];
+        c.launch("quantize_rows", &granularity, args)
     }
+}
+
+/// `sigmoid_gate`: one launch.
+pub struct SigmoidGate;
+
+impl Lowering for SigmoidGate {
+    fn name(&self) -> &'static str {
+        "sigmoid_gate"
+    }
+
+    fn accepts(&self, _: &Graph, node: &Node, _: Target) -> bool {
+        node.op() == Some(Op::SigmoidGate)
+    }
+
+    fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
+        let [rows, cols] = rows_and_cols(c);
+        let args = vec![("x", c.read(0)), ("gate", c.read(1)), ("out", c.result()), ("rows", rows), ("cols", cols)];
+        c.may_overwrite(0);
+        c.launch("sigmoid_gate", "", args)
+    }
+}
+
+/// `concat` along the last dimension: one launch.
+pub struct Concat;
+
+impl Lowering for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn accepts(&self, _: &Graph, node: &Node, _: Target) -> bool {
+        node.op() == Some(Op::Concat)
+    }
+
+    fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
+        let [rows, _] = rows_and_cols(c);
+        let width = |i: usize| c.operand_type(i).shape.last().map_or(count(0), |d| size(*d));
+        let (a_cols, b_cols) = (width(0), width(1));
+        let args = vec![
+            ("a", c.read(0)),
+            ("b", c.read(1)),
+            ("out", c.result()),
+            ("rows", rows),
+            ("a_cols", a_cols),
+            ("b_cols", b_cols),
+            ("reserved", count(0)),
+        ];
+        c.launch("concat", "", args)
+    }
+}
+
+/// The result's last dimension, and the product of all before it.
+fn rows_and_cols(c: &Context) -> [Arg; 2] {
+    let shape = &c.node().ty.shape;
+    let (cols, rows) = (shape[shape.len() - 1], shape[..shape.len() - 1].to_vec());
+    [Arg::Size(rows), size(cols)]
 }

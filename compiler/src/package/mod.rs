@@ -7,17 +7,23 @@ mod weights;
 
 use std::path::Path;
 
+use ir::graph::{Graph, Node, NodeKind};
+use ir::op::Op;
 use ir::program::Program;
 use ir::text::print_program;
+use ir::types::Dim;
 use models::chat_template::ChatTemplate;
 use models::generation::GenerationConfig;
+use models::hyperparameters::KvGeometry;
 use models::{Checkpoint, Metadata, Model, ModelError};
 use runtime::artifact::{Bucket, GenerationDefaults, KvInfo, MANIFEST_FILE, Manifest, ModelCard, SCHEMA};
 
 use crate::pipeline::CompileOptions;
 use crate::progress::Progress;
+use crate::quantise::WeightRows;
 pub use staging::{Staging, WriteError};
 pub use weights::WeightsError;
+pub(crate) use weights::weight_table;
 
 /// Why an artifact could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -46,29 +52,50 @@ pub fn stage(output: &Path) -> Result<Staging, PackageError> {
     Ok(Staging::create(output)?)
 }
 
+/// Writes what describes the model; gives its card.
+pub fn describe(
+    staging: &mut Staging,
+    model: &Model,
+    checkpoint: &Checkpoint,
+    options: &CompileOptions,
+) -> Result<ModelCard, PackageError> {
+    write_text_files(staging, checkpoint)?;
+    model_card(model, checkpoint, options)
+}
+
+/// What is packed: the graph says which weights in which formats, `rows` gives their bytes.
+pub struct Content<'a> {
+    /// The model's description.
+    pub card: ModelCard,
+    /// The geometry of its cache.
+    pub kv: KvGeometry,
+    /// The graph of one step, its weights in the formats they are stored in.
+    pub graph: &'a Graph,
+    /// Its programs.
+    pub programs: &'a [Program],
+    /// The bytes of its weights.
+    pub rows: &'a mut dyn WeightRows,
+}
+
 /// Fills and commits an artifact; gives its manifest.
 pub fn package(
     mut staging: Staging,
-    model: &Model,
-    programs: &[Program],
-    checkpoint: &mut Checkpoint,
+    content: Content,
     options: &CompileOptions,
     progress: &dyn Progress,
 ) -> Result<Manifest, PackageError> {
-    let card = model_card(model, checkpoint, options)?;
-    write_text_files(&mut staging, checkpoint)?;
-    checkpoint.release_vocabulary();
+    let Content { card, kv, graph, programs, rows } = content;
     let buckets = programs.iter().map(|p| write_program(&mut staging, p)).collect::<Result<Vec<_>, _>>()?;
-    progress.begin("packing weights", weights::total_bytes(&model.graph)?);
-    let weights = weights::write_weights(&model.graph, checkpoint, &mut staging, &|bytes| progress.advance(bytes))?;
+    progress.begin("packing weights", weights::total_bytes(graph)?);
+    let weights = weights::write_weights(graph, rows, &mut staging, &|bytes| progress.advance(bytes))?;
     progress.finish();
     let manifest = Manifest {
         schema: SCHEMA,
         producer: concat!("moesaic ", env!("CARGO_PKG_VERSION")).into(),
+        kv: kv_info(kv, card.layers, options),
         model: card,
         target: options.target.to_string(),
         activations: options.activations.to_string(),
-        kv: kv_info(model, options),
         max_sequences: symbol_max(programs, "S"),
         buckets,
         weights,
@@ -128,16 +155,18 @@ fn symbol_max(programs: &[Program], name: &str) -> u64 {
     programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == name).map(|s| s.max).max().unwrap_or(1)
 }
 
-fn kv_info(model: &Model, options: &CompileOptions) -> KvInfo {
-    let h = &model.hyper;
+fn kv_info(kv: KvGeometry, layers: u64, options: &CompileOptions) -> KvInfo {
     let dtype = options.activations.kv_dtype();
-    let page_bytes = 2 * h.kv_heads * ir::op::PAGE_TOKENS * h.head_dim * dtype.element_bytes().unwrap_or(4);
+    let page_bytes = kv.planes * kv.heads * ir::op::PAGE_TOKENS * kv.head_dim * dtype.element_bytes().unwrap_or(4);
     KvInfo {
         dtype: dtype.name().into(),
         page_tokens: ir::op::PAGE_TOKENS,
+        heads: kv.heads,
+        head_dim: kv.head_dim,
+        planes: kv.planes,
         page_bytes_per_layer: page_bytes,
-        bytes_per_token: page_bytes / ir::op::PAGE_TOKENS * h.layers as u64,
-        states: (0..h.layers).map(|l| format!("kv.{l}")).collect(),
+        bytes_per_token: page_bytes / ir::op::PAGE_TOKENS * layers,
+        states: (0..layers).map(|l| format!("kv.{l}")).collect(),
     }
 }
 
@@ -160,14 +189,48 @@ fn model_card(model: &Model, checkpoint: &Checkpoint, options: &CompileOptions) 
         kv_heads: h.kv_heads,
         head_dim: h.head_dim,
         max_context: options.max_model_len.unwrap_or(h.max_context),
-        parameters: parameters(model),
+        rope_switch: h.rope_switch,
+        parameters: parameters(&model.graph),
+        active_parameters: active_parameters(&model.graph),
+        experts: experts(&model.graph).0,
+        experts_per_token: experts(&model.graph).1,
         eos_ids: GenerationConfig::read(checkpoint)?.eos_token_ids,
         source_format: source_format.into(),
     })
 }
 
+/// Elements of a tensor of fixed shape.
+fn elements(node: &Node) -> u64 {
+    node.ty.shape.iter().map(|d| d.value(&[]).unwrap_or(0)).fold(1, u64::saturating_mul)
+}
+
 /// Elements of all weights; a tied table counts once.
-fn parameters(model: &Model) -> u64 {
-    let weights = model.graph.nodes.iter().filter(|n| n.kind == ir::graph::NodeKind::Weight);
-    weights.filter_map(|n| n.ty.shape.iter().try_fold(1u64, |a, d| a.checked_mul(d.value(&[])?))).sum()
+fn parameters(graph: &Graph) -> u64 {
+    let weights = graph.nodes.iter().filter(|n| n.kind == NodeKind::Weight && n.ty.dtype.is_real());
+    weights.map(elements).fold(0, u64::saturating_add)
+}
+
+/// Elements a token is multiplied with: of stacked experts those selected, of an embedding table that is not also the head
+/// the one row.
+fn active_parameters(graph: &Graph) -> u64 {
+    let share = |node: &Node| {
+        let users = graph.nodes.iter().filter(|n| n.operands().iter().any(|o| std::ptr::eq(graph.node(*o), node)));
+        let used = users.map(|user| match (user.op(), user.ty.shape.get(1), node.ty.shape.first()) {
+            (Some(Op::GroupedMatmul), Some(Dim::Const(slots)), Some(Dim::Const(all))) if *all > 0 => {
+                elements(node) / all * slots
+            }
+            (Some(Op::Embedding), Some(Dim::Const(width)), _) => *width,
+            _ => elements(node),
+        });
+        used.max().unwrap_or(0)
+    };
+    let weights = graph.nodes.iter().filter(|n| n.kind == NodeKind::Weight && n.ty.dtype.is_real());
+    weights.map(share).fold(0, u64::saturating_add)
+}
+
+/// Experts of a mixture layer, and how many of them a token selects; zeros where there is none.
+fn experts(graph: &Graph) -> (u64, u64) {
+    let router = graph.nodes.iter().find(|n| n.op() == Some(Op::Router));
+    let width = |node: &Node| node.ty.shape.get(1).and_then(|d| d.value(&[])).unwrap_or(0);
+    router.map_or((0, 0), |r| (width(graph.node(r.operands()[0])), width(r)))
 }

@@ -60,6 +60,11 @@ impl Staging {
         Ok(Staging { folder, destination: destination.into(), files: BTreeMap::new(), committed: false, _lock: lock })
     }
 
+    /// The folder while it is in the making.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Opens a file of the folder for writing; `name` may have one sub-folder.
     pub fn file(&self, name: &str) -> Result<StagedFile, WriteError> {
         let path = self.folder.join(name);

@@ -2,14 +2,19 @@
 //!
 //! Sizes are known before any tensor is read, so the header is written first and memory stays bounded by one chunk however
 //! large the model. Matrices come first, each a multiple of 64 bytes, so that with the padded header every panel is
-//! aligned in the mapped file; vectors follow as plain f32.
+//! aligned in the mapped file; what no product reads follows as plain f32 or i32. A stack of matrices is its matrices one
+//! after the other.
 
-use ir::graph::{Graph, Node, NodeKind};
+use std::collections::HashSet;
+
+use ir::graph::{Graph, Node, NodeKind, ValueId};
+use ir::op::Op;
 use ir::quant;
 use ir::types::{DType, Dim};
-use models::{Checkpoint, ModelError};
 use runtime::artifact::{Layout, WeightInfo};
 use serde_json::{Map, Value, json};
+
+use crate::quantise::{QuantiseError, WeightRows};
 
 use super::staging::{StagedFile, Staging, WriteError};
 
@@ -22,9 +27,9 @@ const CHUNK_BYTES: usize = 2 << 20;
 /// Why weights could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The checkpoint could not be read.
+    /// A weight could not be read or quantised.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Rows(#[from] QuantiseError),
     /// A file could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -49,7 +54,7 @@ pub enum WeightsError {
 /// Writes every weight and constant of the graph; gives their table. `advance` is told the bytes written.
 pub fn write_weights(
     graph: &Graph,
-    checkpoint: &Checkpoint,
+    rows: &mut dyn WeightRows,
     staging: &mut Staging,
     advance: &dyn Fn(u64),
 ) -> Result<Vec<WeightInfo>, WeightsError> {
@@ -59,7 +64,7 @@ pub fn write_weights(
         let mut file = staging.file(name)?;
         file.write(&header(members.iter().map(|(_, w)| w)))?;
         for (node, weight) in members {
-            write_weight(&graph.nodes[*node], weight, checkpoint, &mut file, advance)?;
+            write_weight(&graph.nodes[*node], weight, rows, &mut file, advance)?;
         }
         staging.close(file)?;
     }
@@ -72,26 +77,37 @@ pub fn total_bytes(graph: &Graph) -> Result<u64, WeightsError> {
 }
 
 /// Weights and constants with their node index, packed matrices first.
-fn weight_table(graph: &Graph) -> Result<Vec<(usize, WeightInfo)>, WeightsError> {
-    let mut table = Vec::new();
+pub(crate) fn weight_table(graph: &Graph) -> Result<Vec<(usize, WeightInfo)>, WeightsError> {
+    let (mut table, packed) = (Vec::new(), packed_operands(graph));
     for (value, node) in graph.values() {
         if matches!(node.kind, NodeKind::Weight | NodeKind::Constant(_)) {
-            table.push((value.index(), describe(node)?));
+            let layout = if packed.contains(&value) { Layout::Rows16 } else { Layout::Plain };
+            table.push((value.index(), describe(node, layout)?));
         }
     }
     table.sort_by_key(|(_, w)| w.layout == Layout::Plain);
     Ok(table)
 }
 
-fn describe(node: &Node) -> Result<WeightInfo, WeightsError> {
+/// What products and look-ups read: the operands that kernels expect in panels.
+fn packed_operands(graph: &Graph) -> HashSet<ValueId> {
+    let operand = |node: &Node| match node.op()? {
+        Op::Embedding => node.operands().first().copied(),
+        Op::Matmul | Op::HeadMatmul | Op::GroupedMatmul => node.operands().get(1).copied(),
+        _ => None,
+    };
+    graph.nodes.iter().filter_map(operand).collect()
+}
+
+fn describe(node: &Node, layout: Layout) -> Result<WeightInfo, WeightsError> {
     let fail = || WeightsError::Shape { name: node.name.clone(), ty: node.ty.dtype };
     let shape: Option<Vec<u64>> =
         node.ty.shape.iter().map(|d| if let Dim::Const(n) = d { Some(*n) } else { None }).collect();
     let shape = shape.ok_or_else(fail)?;
-    let (layout, bytes) = match shape.as_slice() {
-        [rows, cols] => (Layout::Rows16, quant::packed_bytes(node.ty.dtype, *rows, *cols)),
-        [_] if node.ty.dtype == DType::F32 => (Layout::Plain, node.ty.bytes(&[])),
-        _ => return Err(fail()),
+    let bytes = match layout {
+        Layout::Rows16 => quant::packed_bytes_of(node.ty.dtype, &shape),
+        Layout::Plain if matches!(node.ty.dtype, DType::F32 | DType::I32) => node.ty.bytes(&[]),
+        Layout::Plain => None,
     };
     Ok(WeightInfo {
         name: node.name.clone(),
@@ -123,6 +139,7 @@ fn header<'a>(weights: impl Iterator<Item = &'a WeightInfo>) -> Vec<u8> {
     for w in weights {
         let (dtype, shape) = match w.layout {
             Layout::Rows16 => ("U8", vec![w.bytes]),
+            Layout::Plain if w.dtype == DType::I32.name() => ("I32", w.shape.clone()),
             Layout::Plain => ("F32", w.shape.clone()),
         };
         let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + w.bytes]});
@@ -139,64 +156,50 @@ fn header<'a>(weights: impl Iterator<Item = &'a WeightInfo>) -> Vec<u8> {
 fn write_weight(
     node: &Node,
     weight: &WeightInfo,
-    checkpoint: &Checkpoint,
+    rows: &mut dyn WeightRows,
     file: &mut StagedFile,
     advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
-    match (&node.kind, weight.layout) {
-        (NodeKind::Constant(values), _) => {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            file.write(&bytes)?;
-            advance(weight.bytes);
-            Ok(())
-        }
-        (_, Layout::Plain) => write_vector(weight, checkpoint, file, advance),
-        (_, Layout::Rows16) => write_matrix(node.ty.dtype, weight, checkpoint, file, advance),
+    if weight.layout == Layout::Rows16 {
+        return write_matrices(node.ty.dtype, weight, rows, file, advance);
     }
-}
-
-/// A vector, widened to f32.
-fn write_vector(
-    weight: &WeightInfo,
-    checkpoint: &Checkpoint,
-    file: &mut StagedFile,
-    advance: &dyn Fn(u64),
-) -> Result<(), WeightsError> {
-    let mut raw = Vec::new();
-    checkpoint.read(&weight.name, &mut raw)?;
-    let len = weight.shape[0] as usize;
-    let mut values = vec![0f32; len];
-    quant::dequantize(checkpoint.dtype(&weight.name)?, &raw, len, &mut values)
-        .map_err(|source| WeightsError::Format { name: weight.name.clone(), source })?;
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut bytes = Vec::new();
+    match &node.kind {
+        NodeKind::Constant(values) => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        _ => rows.plain(&weight.name, &mut bytes)?,
+    }
     file.write(&bytes)?;
     advance(weight.bytes);
     Ok(())
 }
 
-/// A matrix, panels at a time.
-fn write_matrix(
+/// A matrix, or one after the other of a stack, panels at a time.
+fn write_matrices(
     dtype: DType,
     weight: &WeightInfo,
-    checkpoint: &Checkpoint,
+    source: &mut dyn WeightRows,
     file: &mut StagedFile,
     advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
-    let (rows, cols) = (weight.shape[0] as usize, weight.shape[1] as usize);
     let fail = || WeightsError::Shape { name: weight.name.clone(), ty: dtype };
-    let row_bytes = quant::row_bytes(dtype, cols as u64).ok_or_else(fail)? as usize;
+    let (matrices, rows, cols) = match weight.shape.as_slice() {
+        [rows, cols] => (1, *rows, *cols as usize),
+        [matrices, rows, cols] => (*matrices, *rows, *cols as usize),
+        _ => return Err(fail()),
+    };
     let panel_bytes = quant::format(dtype).ok_or_else(fail)?.panel_bytes(cols);
-    let chunk_rows = (CHUNK_BYTES / panel_bytes).max(1) * quant::PANEL_ROWS;
+    let chunk_rows = ((CHUNK_BYTES / panel_bytes.max(1)).max(1) * quant::PANEL_ROWS) as u64;
     let (mut raw, mut packed) = (Vec::new(), Vec::new());
-    for first in (0..rows).step_by(chunk_rows) {
-        let count = chunk_rows.min(rows - first);
-        raw.resize(count * row_bytes, 0);
-        packed.resize(count.div_ceil(quant::PANEL_ROWS) * panel_bytes, 0);
-        checkpoint.read_range(&weight.name, (first * row_bytes) as u64, &mut raw)?;
-        quant::pack(dtype, &raw, count, cols, &mut packed)
-            .map_err(|source| WeightsError::Format { name: weight.name.clone(), source })?;
-        file.write(&packed)?;
-        advance(packed.len() as u64);
+    for matrix in 0..matrices {
+        for first in (0..rows).step_by(chunk_rows as usize) {
+            let count = chunk_rows.min(rows - first);
+            packed.resize((count as usize).div_ceil(quant::PANEL_ROWS) * panel_bytes, 0);
+            source.rows(&weight.name, matrix, first, count, &mut raw)?;
+            quant::pack(dtype, &raw, count as usize, cols, &mut packed)
+                .map_err(|source| WeightsError::Format { name: weight.name.clone(), source })?;
+            file.write(&packed)?;
+            advance(packed.len() as u64);
+        }
     }
     Ok(())
 }

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use ir::graph::{Graph, GraphError, NodeKind};
-use ir::op::Op;
+use ir::op::{Attr, Op};
+use ir::quant;
+use ir::types::DType;
 
 use crate::rewrite::{keep, rebuild};
 
@@ -14,14 +16,17 @@ use crate::rewrite::{keep, rebuild};
 pub fn quantise_activations(graph: &Graph) -> Result<Graph, GraphError> {
     let mut rounded = HashMap::new();
     rebuild(graph, |new, _, mut node| {
-        if let NodeKind::Op { op: Op::Matmul, operands, .. } = &mut node.kind {
+        if let NodeKind::Op { op: Op::Matmul | Op::GroupedMatmul | Op::HeadMatmul, operands, .. } = &mut node.kind {
             let (x, w) = (operands[0], operands[1]);
-            if new.node(w).ty.dtype.is_block() {
+            // What the model itself rounds is rounded already.
+            let is_real = new.node(x).ty.dtype == DType::F32;
+            if is_real && quant::format(new.node(w).ty.dtype).is_some_and(|f| f.is_integer()) {
                 operands[0] = match rounded.get(&x) {
                     Some(value) => *value,
                     None => {
+                        let granularity = [("granularity", Attr::Str("block".into()))];
                         let label = new.node(x).name.clone();
-                        let value = new.op(Op::QuantizeRows, &[x], &[], &label)?;
+                        let value = new.op(Op::QuantizeRows, &[x], &granularity, &label)?;
                         rounded.insert(x, value);
                         value
                     }

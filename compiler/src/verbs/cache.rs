@@ -1,6 +1,6 @@
 //! Models given where an artifact is expected: compiled once into the user's cache folder.
 //!
-//! The cache key covers the checkpoint's path, sizes and modification times, and this program's version, so that a
+//! The cache key covers the checkpoint's path, sizes and modification times, this program's version and its schema, so that a
 //! changed file is compiled anew without hashing gigabytes first.
 
 use std::fs;
@@ -12,7 +12,7 @@ use compiler::pipeline::{self, CompileOptions};
 use compiler::progress::Bar;
 use compiler::target::{Activations, Target};
 use models::Checkpoint;
-use runtime::artifact::MANIFEST_FILE;
+use runtime::artifact::{MANIFEST_FILE, SCHEMA};
 
 /// The artifact at `path`, or of the checkpoint at `path`.
 pub fn artifact_for(path: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
@@ -28,7 +28,7 @@ pub fn artifact_for(path: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> 
         return Ok(artifact);
     }
     eprintln!("compiling {} into {}", path.display(), artifact.display());
-    let options = CompileOptions { target, activations, max_model_len: None, dump: None, stop_after: None };
+    let options = CompileOptions::new(target, activations);
     pipeline::compile(&mut checkpoint, &artifact, &options, &Registry::default(), &Bar::default())?;
     Ok(artifact)
 }
@@ -37,6 +37,7 @@ fn artifact_name(path: &Path, options: &str) -> Result<String, std::io::Error> {
     let path = fs::canonicalize(path)?;
     let mut hash = blake3::Hasher::new();
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
+    hash.update(&SCHEMA.to_le_bytes());
     hash.update(options.as_bytes());
     for file in files_of(&path)? {
         let meta = fs::metadata(&file)?;

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 use compiler::lower::Registry;
-use compiler::pipeline::{self, CompileOptions};
+use compiler::pipeline::{self, CompileOptions, Compiled};
 use compiler::progress::Bar;
+use compiler::quantise::QuantiseError;
+use compiler::quantise::options::{CALIBRATION_TOKENS, FormatChoice, QuantOptions};
 use compiler::target::{Activations, Target};
 use models::Checkpoint;
 use serde_json::json;
@@ -22,9 +24,9 @@ pub struct CompileArgs {
     /// What to compile for: cpu
     #[arg(long, default_value = "cpu", env = "MOESAIC_TARGET")]
     pub target: String,
-    /// Weight format: keep leaves each weight as the checkpoint has it
-    #[arg(long, default_value = "keep", env = "MOESAIC_QUANT")]
-    pub quant: String,
+    /// How weights are stored
+    #[command(flatten)]
+    pub quant: QuantArgs,
     /// Activations of products: f32 (parity) or int8; default: the target's fastest
     #[arg(long, env = "MOESAIC_ACTIVATIONS")]
     pub activations: Option<String>,
@@ -42,33 +44,68 @@ pub struct CompileArgs {
     pub json: bool,
 }
 
-/// A word that names no weight format.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown weight format {0:?} for --quant; this build has: keep")]
-struct UnknownQuant(String);
+/// How weights are stored.
+#[derive(Args)]
+pub struct QuantArgs {
+    /// Weight format: keep (each weight as the checkpoint has it), q4g128, q4g64, q4g32, q4g32a, q8g32, q8c, t2, f16, bf16 or f32
+    #[arg(long, default_value = "keep", value_name = "FORMAT", env = "MOESAIC_QUANT")]
+    pub quant: String,
+    /// How integers are chosen: rtn (nearest), gptq or awq; the last two measure activations on --calibration
+    #[arg(long, default_value = "rtn", value_name = "METHOD")]
+    pub quant_method: String,
+    /// Text that gptq and awq measure activations on
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Most tokens of the calibration text that are used
+    #[arg(long, value_name = "N", default_value_t = CALIBRATION_TOKENS as u64, value_parser = runtime::cli::parse_count)]
+    pub calibration_tokens: u64,
+    /// Format of the embedding table; default: q8g32 where --quant has fewer than 8 bits, else as --quant
+    #[arg(long, value_name = "FORMAT")]
+    pub quant_embedding: Option<String>,
+    /// Format of the output head, and of a table that is both; default as --quant-embedding
+    #[arg(long, value_name = "FORMAT")]
+    pub quant_head: Option<String>,
+    /// Format of the weights whose name matches, * for any characters; the last that matches wins
+    #[arg(long, value_name = "PATTERN=FORMAT")]
+    pub quant_override: Vec<String>,
+}
+
+impl QuantArgs {
+    /// The options, every word understood.
+    fn parse(&self) -> Result<QuantOptions, QuantiseError> {
+        let format = |word: &Option<String>| word.as_deref().map(str::parse::<FormatChoice>).transpose();
+        Ok(QuantOptions {
+            format: self.quant.parse()?,
+            method: self.quant_method.parse()?,
+            calibration: self.calibration.clone(),
+            calibration_tokens: usize::try_from(self.calibration_tokens).unwrap_or(usize::MAX),
+            embedding: format(&self.quant_embedding)?,
+            head: format(&self.quant_head)?,
+            overrides: self.quant_override.iter().map(|rule| rule.parse()).collect::<Result<_, _>>()?,
+        })
+    }
+}
 
 /// Compiles a checkpoint and says what it became.
 pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
     let target: Target = args.target.parse()?;
-    if args.quant != "keep" {
-        return Err(UnknownQuant(args.quant.clone()).into());
-    }
+    let quant = args.quant.parse()?;
     let activations = match &args.activations {
         Some(word) => word.parse::<Activations>()?,
         None => Activations::default_for(target),
     };
     let options = CompileOptions {
-        target,
-        activations,
         max_model_len: args.max_model_len,
+        quant,
         dump: args.dump.clone(),
         stop_after: args.stop_after.clone(),
+        ..CompileOptions::new(target, activations)
     };
     let start = Instant::now();
     let mut checkpoint = Checkpoint::open(&args.model)?;
     let source_bytes = checkpoint.total_bytes();
     let compiled = pipeline::compile(&mut checkpoint, &args.output, &options, &Registry::default(), &Bar::default())?;
-    let Some(manifest) = compiled else { return Ok(()) };
+    let Some(Compiled { manifest, notes }) = compiled else { return Ok(()) };
     let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
     let seconds = start.elapsed().as_secs_f64();
     let peak = runtime::memory::peak_bytes();
@@ -81,9 +118,11 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
             "bytes": bytes,
             "seconds": seconds,
             "peak_memory_bytes": peak,
+            "notes": notes,
         });
         println!("{summary}");
     } else {
+        notes.iter().for_each(|note| eprintln!("{note}"));
         eprintln!(
             "{}: {} ({}, {:.1} M parameters), {:.1} MB in {seconds:.1} s, peak memory {}",
             args.output.display(),

@@ -14,6 +14,18 @@
 use super::{GROUP, QuantError};
 use crate::types::DType;
 
+/// What shares one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// Each group of 32 columns.
+    Block,
+    /// All groups of a row: `a` of step 1 is the row's, at least [`ROW_SMALLEST`] (BitNet b1.58).
+    Row,
+}
+
+/// The least `a` of a row with one scale.
+pub const ROW_SMALLEST: f32 = 1e-5;
+
 /// Greatest magnitude below which a group counts as zero: 127 times the smallest normal f32, so that no scale is subnormal
 /// and no inverse infinite.
 pub const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
@@ -34,7 +46,8 @@ pub fn row_bytes(cols: u64) -> Option<u64> {
 ///
 /// # Errors
 /// `out` of the wrong length.
-pub fn quantize_row(values: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
+pub fn quantize_row(values: &[f32], granularity: Granularity, out: &mut [u8]) -> Result<(), QuantError> {
+    let greatest = row_greatest(values, granularity);
     let groups = values.len().div_ceil(GROUP);
     expect_row(out.len(), groups)?;
     let (codes, rest) = out.split_at_mut(GROUP * groups);
@@ -42,7 +55,7 @@ pub fn quantize_row(values: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
     let scales = scales.as_chunks_mut::<4>().0.iter_mut().zip(sums.as_chunks_mut::<8>().0);
     let codes = codes.as_chunks_mut::<GROUP>().0;
     for ((values, codes), (scale, sums)) in values.chunks(GROUP).zip(codes).zip(scales) {
-        let group = quantize_group(values);
+        let group = quantize_group(values, greatest);
         *codes = group.codes.map(|q| q as u8);
         *scale = group.scale.to_le_bytes();
         sums[..4].copy_from_slice(&group.sums[0].to_le_bytes());
@@ -70,10 +83,11 @@ pub fn dequantize_row(row: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
 }
 
 /// What is left of a row after rounding: [`dequantize_row`] of [`quantize_row`], without the bytes between.
-pub fn round_row(values: &[f32]) -> Vec<f32> {
+pub fn round_row(values: &[f32], granularity: Granularity) -> Vec<f32> {
+    let greatest = row_greatest(values, granularity);
     let mut out = Vec::with_capacity(values.len());
     for group in values.chunks(GROUP) {
-        let Group { codes, scale, .. } = quantize_group(group);
+        let Group { codes, scale, .. } = quantize_group(group, greatest);
         out.extend(codes[..group.len()].iter().map(|&q| scale * f32::from(q)));
     }
     out
@@ -86,10 +100,19 @@ struct Group {
     sums: [f32; 2],
 }
 
-/// Steps 1 to 4 for at most 32 values.
-fn quantize_group(values: &[f32]) -> Group {
+/// The row's `a` where its groups share it.
+fn row_greatest(values: &[f32], granularity: Granularity) -> Option<f32> {
+    (granularity == Granularity::Row).then(|| greatest(values).max(ROW_SMALLEST))
+}
+
+fn greatest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |a: f32, x| a.max(x.abs()))
+}
+
+/// Steps 1 to 4 for at most 32 values, `a` given or their own.
+fn quantize_group(values: &[f32], shared: Option<f32>) -> Group {
     let mut codes = [0i8; GROUP];
-    let greatest = values.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
+    let greatest = shared.unwrap_or_else(|| greatest(values));
     if greatest < SMALLEST {
         return Group { codes, scale: 0.0, sums: [0.0; 2] };
     }
@@ -114,7 +137,7 @@ mod tests {
 
     fn quantized(values: &[f32]) -> Vec<u8> {
         let mut row = vec![0xaa; row_bytes(values.len() as u64).unwrap() as usize];
-        quantize_row(values, &mut row).unwrap();
+        quantize_row(values, Granularity::Block, &mut row).unwrap();
         row
     }
 
@@ -147,8 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn a_row_may_share_one_scale() {
+        let mut values = [1.0f32; 70];
+        values[69] = -254.0;
+        let mut row = vec![0; row_bytes(70).unwrap() as usize];
+        quantize_row(&values, Granularity::Row, &mut row).unwrap();
+        assert_eq!([row[0], row[69]], [0, -127i8 as u8]);
+        assert!((0..3).all(|g| f32_at(&row, 96 + 4 * g) == 2.0));
+        assert_eq!(round_row(&[0.0, 1e-6], Granularity::Row), [0.0, 13.0 * (1e-5f32 / 127.0)]);
+    }
+
+    #[test]
     fn wrong_lengths_are_errors() {
-        assert!(quantize_row(&[0.0; 33], &mut [0; 44]).is_err());
+        assert!(quantize_row(&[0.0; 33], Granularity::Block, &mut [0; 44]).is_err());
         assert!(dequantize_row(&[0; 44], &mut [0.0; 33]).is_err());
         assert_eq!(row_bytes(u64::MAX), None);
     }
@@ -161,7 +195,7 @@ mod tests {
             let groups = values.len().div_ceil(32);
             let mut back = vec![f32::NAN; values.len()];
             dequantize_row(&row, &mut back).unwrap();
-            prop_assert_eq!(&back, &round_row(&values));
+            prop_assert_eq!(&back, &round_row(&values, Granularity::Block));
             for g in 0..groups {
                 let group = &values[32 * g..values.len().min(32 * g + 32)];
                 let greatest = group.iter().fold(0.0, |a: f64, &x| a.max(f64::from(x).abs()));

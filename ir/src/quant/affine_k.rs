@@ -93,15 +93,16 @@ pub(super) fn steps(block: &[u8]) -> [(f32, f32); GROUPS] {
     std::array::from_fn(|g| (d * f32::from(factors.sc[g]), dmin * f32::from(factors.m[g])))
 }
 
-/// Chooses the head of a block of 256 values whose integers go up to `max`, and writes it.
+/// Chooses the head of a block of 256 values whose integers go up to `max`, and writes it. Ranges are multiplied by
+/// `shrink`.
 ///
 /// Minima are rounded first; the scales then cover what is left above the rounded minima.
-pub(super) fn quantize(values: &[f32], max: f32, head: &mut [u8]) {
+pub(super) fn quantize(values: &[f32], shrink: f32, max: f32, head: &mut [u8]) {
     let mut lows = [0.0; GROUPS];
     let mut highs = [0.0; GROUPS];
     for (g, group) in values.chunks_exact(GROUP).enumerate().take(GROUPS) {
-        let (low, high) = rounding::range(group);
-        (lows[g], highs[g]) = (-low.min(0.0), high);
+        let (low, high) = rounding::range(group, 1.0);
+        (lows[g], highs[g]) = (shrink * -low.min(0.0), shrink * high);
     }
     let (dmin, m) = shared_scale(&lows);
     let spans = std::array::from_fn(|g| (highs[g] + dmin.to_f32() * f32::from(m[g])).max(0.0) / max);

@@ -3,10 +3,12 @@
 //! A format says how one block holds its integers and scales ([`BlockFormat`]); the loops, the checks and the panel
 //! geometry stand here once.
 
-use super::checks::{expect_length, expect_panel, expect_panel_row, row_length};
+use super::checks::{expect_importance, expect_length, expect_panel, expect_panel_row, row_length};
 use super::codes::Codes;
+use super::integers::{IntegerRow, RowIntegers, expect_integers, expect_zeros, half_scale, power_scale};
 use super::planes::Planes;
-use super::{GROUP, QuantError, QuantFormat};
+use super::rounding::{self, SHRINKS};
+use super::{GROUP, QuantError, QuantFormat, lanes, minifloat};
 use crate::types::DType;
 
 /// One block format. A block is `BLOCK_BYTES` long and holds `BLOCK_LEN / 32` groups; blocks that are written are zero
@@ -22,6 +24,14 @@ pub(super) trait BlockFormat: Sync {
     const PLANES: Planes;
     /// Bytes of 16 blocks, one a row, in the scale region.
     const SCALE_BYTES: usize;
+    /// Columns that share a factor.
+    const SCALE_COLUMNS: usize = GROUP;
+    /// How a block of one group begins, if it can be made from integers and scales.
+    const HEAD: Option<Head> = None;
+    /// The greatest integer of [`BlockFormat::codes`].
+    const GREATEST: u8 = 15;
+    /// What a search multiplies ranges by.
+    const SHRINKS: &'static [f32] = &SHRINKS;
 
     /// The integers of one group, unsigned.
     fn codes(block: &[u8], group: usize) -> Codes;
@@ -33,9 +43,23 @@ pub(super) trait BlockFormat: Sync {
     fn unpack_scales(scales: &[u8], r: usize, block: &mut [u8]);
     /// The block's values.
     fn dequantize(block: &[u8], out: &mut [f32]);
-    /// Rounds values to a block.
-    fn quantize(values: &[f32], block: &mut [u8]);
+    /// Rounds values to a block, for a range of `shrink` times their own.
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]);
 }
+
+/// The scales at the beginning of a block of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// `d` f16.
+    Half,
+    /// `d` f16, `m` f16.
+    HalfAndMinimum,
+    /// `e` u8: the scale is `2^(e - 127)`.
+    Exponent,
+}
+
+/// Columns of the longest block of any format.
+const LONGEST_BLOCK: usize = 256;
 
 /// Bytes of the integers of one block position in a panel.
 const fn code_bytes<F: BlockFormat>() -> usize {
@@ -48,6 +72,40 @@ fn regions<F: BlockFormat>(cols: usize) -> (usize, usize) {
     (blocks * code_bytes::<F>(), blocks * F::SCALE_BYTES)
 }
 
+/// Rounds one block with the shrunk range of least error.
+fn quantize_searched<F: BlockFormat>(values: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    let mut rounded = [0.0; LONGEST_BLOCK];
+    let rounded = &mut rounded[..F::BLOCK_LEN];
+    let mut quantize = |shrink: f32, rounded: &mut [f32]| {
+        block.fill(0);
+        F::quantize(values, shrink, block);
+        F::dequantize(block, rounded);
+    };
+    let best = rounding::search(F::SHRINKS, |shrink| {
+        quantize(shrink, rounded);
+        rounding::error(values, importance, rounded.iter().copied())
+    });
+    quantize(best, rounded);
+}
+
+/// Writes the scales of group `g`.
+fn write_head<F: BlockFormat>(
+    head: Head,
+    integers: &RowIntegers<'_>,
+    g: usize,
+    block: &mut [u8],
+) -> Result<(), QuantError> {
+    if head == Head::Exponent {
+        block[0] = power_scale(F::DTYPE, g, integers.scales[g])?;
+        return Ok(());
+    }
+    block[..2].copy_from_slice(&half_scale(F::DTYPE, "scale", g, integers.scales[g])?);
+    if head == Head::HalfAndMinimum {
+        block[2..4].copy_from_slice(&half_scale(F::DTYPE, "minimum", g, integers.minima[g])?);
+    }
+    Ok(())
+}
+
 impl<F: BlockFormat> QuantFormat for F {
     fn dtype(&self) -> DType {
         F::DTYPE
@@ -57,8 +115,16 @@ impl<F: BlockFormat> QuantFormat for F {
         F::BLOCK_LEN
     }
 
-    fn block_bytes(&self) -> usize {
-        F::BLOCK_BYTES
+    fn row_bytes(&self, cols: usize) -> Option<usize> {
+        if cols.is_multiple_of(F::BLOCK_LEN) { (cols / F::BLOCK_LEN).checked_mul(F::BLOCK_BYTES) } else { None }
+    }
+
+    fn scale_columns(&self) -> Option<usize> {
+        Some(F::SCALE_COLUMNS)
+    }
+
+    fn is_integer(&self) -> bool {
+        true
     }
 
     fn panel_bytes(&self, cols: usize) -> usize {
@@ -78,9 +144,57 @@ impl<F: BlockFormat> QuantFormat for F {
         expect_length(F::DTYPE, "row in bytes", out.len(), row_length(F::DTYPE, values.len())?)?;
         out.fill(0);
         for (block, values) in out.chunks_exact_mut(F::BLOCK_BYTES).zip(values.chunks_exact(F::BLOCK_LEN)) {
-            F::quantize(values, block);
+            F::quantize(values, 1.0, block);
         }
         Ok(())
+    }
+
+    fn quantize_row_searched(
+        &self,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        out: &mut [u8],
+    ) -> Result<(), QuantError> {
+        expect_length(F::DTYPE, "row in bytes", out.len(), row_length(F::DTYPE, values.len())?)?;
+        expect_importance(F::DTYPE, values, importance)?;
+        for (n, block) in out.chunks_exact_mut(F::BLOCK_BYTES).enumerate() {
+            let columns = n * F::BLOCK_LEN..(n + 1) * F::BLOCK_LEN;
+            quantize_searched::<F>(&values[columns.clone()], importance.map(|all| &all[columns]), block);
+        }
+        Ok(())
+    }
+
+    fn assemble_row(&self, integers: &RowIntegers<'_>, out: &mut [u8]) -> Result<(), QuantError> {
+        let head = F::HEAD.ok_or(QuantError::NoIntegers { dtype: F::DTYPE })?;
+        let cols = integers.codes.len();
+        expect_length(F::DTYPE, "row in bytes", out.len(), row_length(F::DTYPE, cols)?)?;
+        expect_integers(F::DTYPE, integers, cols / GROUP, F::GREATEST)?;
+        expect_zeros(F::DTYPE, integers, 0)?;
+        let minima = if head == Head::HalfAndMinimum { cols / GROUP } else { 0 };
+        expect_length(F::DTYPE, "minima", integers.minima.len(), minima)?;
+        out.fill(0);
+        for (g, (block, codes)) in out.chunks_exact_mut(F::BLOCK_BYTES).zip(integers.codes.as_chunks().0).enumerate() {
+            write_head::<F>(head, integers, g, block)?;
+            F::set_codes(block, 0, Codes::from_bytes(codes));
+        }
+        Ok(())
+    }
+
+    fn disassemble_row(&self, row: &[u8], cols: usize) -> Result<IntegerRow, QuantError> {
+        let head = F::HEAD.ok_or(QuantError::NoIntegers { dtype: F::DTYPE })?;
+        expect_length(F::DTYPE, "row in bytes", row.len(), row_length(F::DTYPE, cols)?)?;
+        let mut integers = IntegerRow::default();
+        for block in row.chunks_exact(F::BLOCK_BYTES) {
+            integers.codes.extend(F::codes(block, 0).bytes());
+            integers.scales.push(match head {
+                Head::Half | Head::HalfAndMinimum => lanes::f16_at(block, 0),
+                Head::Exponent => minifloat::power(block[0]),
+            });
+            if head == Head::HalfAndMinimum {
+                integers.minima.push(lanes::f16_at(block, 2));
+            }
+        }
+        Ok(integers)
     }
 
     fn pack_panel(&self, rows: &[&[u8]], cols: usize, panel: &mut [u8]) -> Result<(), QuantError> {

@@ -1,6 +1,6 @@
 //! Checks of shapes and buffer lengths, shared by all formats: past them no index is out of range.
 
-use super::{PANEL_ROWS, QuantError, packed_bytes, row_bytes};
+use super::{PANEL_ROWS, QuantError, packed_bytes};
 use crate::types::DType;
 
 /// Fails unless the buffer `what` has the expected length.
@@ -8,13 +8,19 @@ pub(super) fn expect_length(dtype: DType, what: &'static str, got: usize, expect
     if got == expected { Ok(()) } else { Err(QuantError::Length { dtype, what, got, expected }) }
 }
 
+/// The operands of [`super::QuantFormat::quantize_row_searched`].
+pub(super) fn expect_importance(dtype: DType, values: &[f32], importance: Option<&[f32]>) -> Result<(), QuantError> {
+    importance.map_or(Ok(()), |importance| expect_length(dtype, "importance", importance.len(), values.len()))
+}
+
 /// Bytes of a row-major row.
 pub(super) fn row_length(dtype: DType, cols: usize) -> Result<usize, QuantError> {
-    let block = super::format(dtype).ok_or(QuantError::NoFormat { dtype })?.block_len();
+    let format = super::format(dtype).ok_or(QuantError::NoFormat { dtype })?;
+    let block = format.block_len();
     if !cols.is_multiple_of(block) {
         return Err(QuantError::Columns { dtype, block, cols });
     }
-    to_usize(row_bytes(dtype, cols as u64)).ok_or(QuantError::TooLarge { dtype, rows: 1, cols })
+    format.row_bytes(cols).ok_or(QuantError::TooLarge { dtype, rows: 1, cols })
 }
 
 /// Bytes of a packed matrix.

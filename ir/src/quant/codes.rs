@@ -77,6 +77,22 @@ impl Codes {
         (self.0[j] & field_mask(4)) | (self.0[j + 4] & field_mask(4)) << 4
     }
 
+    /// From 8 bytes whose bits `2m..2m + 2` are columns `8m..8m + 8`.
+    #[inline(always)]
+    pub fn from_quarters(bytes: &[u8]) -> Codes {
+        let bytes = &bytes[..8];
+        Codes(std::array::from_fn(|c| (word(bytes, c % 2) >> (2 * (c / 2))) & field_mask(2)))
+    }
+
+    /// The inverse of [`Codes::from_quarters`] for the low 2 bits.
+    #[inline(always)]
+    pub fn write_quarters(self, bytes: &mut [u8]) {
+        for (j, word) in bytes[..8].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let quarters = (0..4).fold(0, |word, m| word | (self.0[2 * m + j] & field_mask(2)) << (2 * m));
+            *word = quarters.to_le_bytes();
+        }
+    }
+
     /// Adds bit `i` of `bits` as bit 4 of column `i`.
     #[inline(always)]
     pub fn with_fifth_bits(self, bits: u32) -> Codes {

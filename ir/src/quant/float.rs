@@ -67,8 +67,8 @@ impl<E: Element<N>, const N: usize> QuantFormat for Float<E, N> {
         1
     }
 
-    fn block_bytes(&self) -> usize {
-        N
+    fn row_bytes(&self, cols: usize) -> Option<usize> {
+        cols.checked_mul(N)
     }
 
     fn panel_bytes(&self, cols: usize) -> usize {

@@ -13,19 +13,28 @@ pub fn row_bytes(dtype: DType, cols: u64) -> Option<u64> {
     if let Some(bytes) = dtype.element_bytes() {
         return cols.checked_mul(bytes);
     }
-    let format = format(dtype)?;
-    let block = format.block_len() as u64;
-    if cols.is_multiple_of(block) { (cols / block).checked_mul(format.block_bytes() as u64) } else { None }
+    u64::try_from(format(dtype)?.row_bytes(usize::try_from(cols).ok()?)?).ok()
 }
 
 /// Bytes of a packed matrix `[rows, cols]`, the last panel counted whole. `None` where [`row_bytes`] is, on overflow, and
 /// for types that have no packed layout.
 pub fn packed_bytes(dtype: DType, rows: u64, cols: u64) -> Option<u64> {
     row_bytes(dtype, cols)?;
-    // No panel takes more than 128 bytes a column, padding included, so past this its own arithmetic cannot overflow.
-    cols.checked_mul(128)?;
+    // No panel takes more than 128 bytes a column of whole groups, padding included, so past this its own arithmetic
+    // cannot overflow.
+    cols.checked_add(128)?.checked_mul(128)?;
     let panel = format(dtype)?.panel_bytes(usize::try_from(cols).ok()?);
     rows.div_ceil(PANEL_ROWS as u64).checked_mul(u64::try_from(panel).ok()?)
+}
+
+/// Bytes of a packed weight of shape `[rows, cols]`, or of `[matrices, rows, cols]`: each matrix packed by itself, one
+/// after the other. `None` where [`packed_bytes`] is, on overflow, and for other ranks.
+pub fn packed_bytes_of(dtype: DType, shape: &[u64]) -> Option<u64> {
+    match *shape {
+        [rows, cols] => packed_bytes(dtype, rows, cols),
+        [matrices, rows, cols] => matrices.checked_mul(packed_bytes(dtype, rows, cols)?),
+        _ => None,
+    }
 }
 
 /// Packs the row-major matrix `[rows, cols]` in `bytes` to `out`, [`packed_bytes`] long. Lossless.

@@ -2,7 +2,7 @@
 //!
 //! Low nibbles of `qs` are elements 0..16, high nibbles 16..32. Value: `q · d + m`.
 
-use super::blocks::BlockFormat;
+use super::blocks::{BlockFormat, Head};
 use super::codes::Codes;
 use super::lanes;
 use super::planes::Planes;
@@ -17,6 +17,7 @@ impl BlockFormat for Q4_1 {
     const BLOCK_BYTES: usize = 20;
     const PLANES: Planes = Planes::U4;
     const SCALE_BYTES: usize = 2 * lanes::F16_LANES;
+    const HEAD: Option<Head> = Some(Head::HalfAndMinimum);
 
     #[inline(always)]
     fn codes(block: &[u8], _group: usize) -> Codes {
@@ -47,8 +48,8 @@ impl BlockFormat for Q4_1 {
         }
     }
 
-    fn quantize(values: &[f32], block: &mut [u8]) {
-        let (low, high) = rounding::range(values);
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]) {
+        let (low, high) = rounding::range(values, shrink);
         let m = rounding::offset(low);
         let d = rounding::scale((high - m.to_f32()).max(0.0) / 15.0);
         let inverse = rounding::inverse(d.to_f32());

@@ -54,8 +54,8 @@ impl BlockFormat for Q4K {
         }
     }
 
-    fn quantize(values: &[f32], block: &mut [u8]) {
-        affine_k::quantize(values, MAX, block);
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]) {
+        affine_k::quantize(values, shrink, MAX, block);
         for (g, group) in values.chunks_exact(GROUP).enumerate() {
             let codes = affine_k::round_group(group, affine_k::steps(block)[g], MAX);
             Self::set_codes(block, g, Codes::from_bytes(&codes));

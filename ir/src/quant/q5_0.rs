@@ -2,7 +2,7 @@
 //!
 //! Low nibbles of `qs` are elements 0..16, high nibbles 16..32. Value: `(q - 16) · d`.
 
-use super::blocks::BlockFormat;
+use super::blocks::{BlockFormat, Head};
 use super::codes::Codes;
 use super::lanes;
 use super::planes::Planes;
@@ -17,6 +17,8 @@ impl BlockFormat for Q5_0 {
     const BLOCK_BYTES: usize = 22;
     const PLANES: Planes = Planes::U4U1;
     const SCALE_BYTES: usize = lanes::F16_LANES;
+    const HEAD: Option<Head> = Some(Head::Half);
+    const GREATEST: u8 = 31;
 
     #[inline(always)]
     fn codes(block: &[u8], _group: usize) -> Codes {
@@ -47,8 +49,8 @@ impl BlockFormat for Q5_0 {
     }
 
     /// The value of greatest magnitude becomes -16, the end of the range that has no opposite.
-    fn quantize(values: &[f32], block: &mut [u8]) {
-        let d = rounding::scale(rounding::extreme(values) / -16.0);
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]) {
+        let d = rounding::scale(shrink * rounding::extreme(values) / -16.0);
         let inverse = rounding::inverse(d.to_f32());
         let mut codes = [0; 32];
         for (q, &x) in codes.iter_mut().zip(values) {

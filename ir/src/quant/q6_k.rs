@@ -41,6 +41,7 @@ impl BlockFormat for Q6K {
     const BLOCK_BYTES: usize = 210;
     const PLANES: Planes = Planes::U4U2;
     const SCALE_BYTES: usize = F16_LANES + 16 * PANEL_ROWS;
+    const SCALE_COLUMNS: usize = SUBGROUP;
 
     #[inline(always)]
     fn codes(block: &[u8], group: usize) -> Codes {
@@ -84,10 +85,10 @@ impl BlockFormat for Q6K {
 
     /// In each group the value of greatest magnitude becomes -32, and of these steps the greatest a factor of -128: the
     /// ends of both ranges that have no opposite.
-    fn quantize(values: &[f32], block: &mut [u8]) {
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]) {
         let mut exact = [0.0; 16];
         for (step, group) in exact.iter_mut().zip(values.chunks_exact(SUBGROUP)) {
-            *step = rounding::extreme(group) / -32.0;
+            *step = shrink * rounding::extreme(group) / -32.0;
         }
         let d = rounding::scale(rounding::extreme(&exact) / -128.0);
         let inverse = rounding::inverse(d.to_f32());

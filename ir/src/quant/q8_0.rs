@@ -2,7 +2,7 @@
 //!
 //! Value: `q · d`. Packed integers carry an offset of 128, as dot-product instructions want one unsigned operand.
 
-use super::blocks::BlockFormat;
+use super::blocks::{BlockFormat, Head};
 use super::codes::Codes;
 use super::lanes;
 use super::planes::Planes;
@@ -23,6 +23,8 @@ impl BlockFormat for Q8_0 {
     const BLOCK_BYTES: usize = 34;
     const PLANES: Planes = Planes::U8;
     const SCALE_BYTES: usize = lanes::F16_LANES;
+    const HEAD: Option<Head> = Some(Head::Half);
+    const GREATEST: u8 = 255;
 
     #[inline(always)]
     fn codes(block: &[u8], _group: usize) -> Codes {
@@ -52,8 +54,8 @@ impl BlockFormat for Q8_0 {
     }
 
     /// Integers stay in -127..=127: -128 is read but never made.
-    fn quantize(values: &[f32], block: &mut [u8]) {
-        let d = rounding::scale(rounding::extreme(values).abs() / 127.0);
+    fn quantize(values: &[f32], shrink: f32, block: &mut [u8]) {
+        let d = rounding::scale(shrink * rounding::extreme(values).abs() / 127.0);
         let inverse = rounding::inverse(d.to_f32());
         block[..2].copy_from_slice(&d.to_le_bytes());
         for (q, &x) in block[2..].iter_mut().zip(values) {

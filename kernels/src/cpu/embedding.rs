@@ -89,6 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cpu::matmul::testing::Matrix;
 
     fn run(isa: Isa, dtype: DType, packed: &[u8], (rows, cols): (usize, usize), ids: &[i32]) -> Vec<f32> {
         let mut out = vec![f32::NAN; ids.len() * cols];
@@ -117,7 +118,7 @@ mod tests {
         ) {
             let format = ir::quant::FORMATS[format];
             let cols = if format.block_len() == 1 { 32 * (blocks - 1) + odd + 1 } else { blocks * format.block_len() };
-            let matrix = crate::cpu::matmul::testing::Matrix::random(format.dtype(), rows, cols, seed);
+            let matrix = Matrix::random(format.dtype(), rows, cols, seed);
             let ids: Vec<i32> = ids.into_iter().map(|id| (id % rows) as i32).collect();
             let expected: Vec<f32> =
                 ids.iter().flat_map(|&id| matrix.values[id as usize * cols..][..cols].iter().copied()).collect();
@@ -125,6 +126,25 @@ mod tests {
                 let got = run(isa, format.dtype(), &matrix.packed, (rows, cols), &ids);
                 let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 prop_assert_eq!(bits(&got), bits(&expected), "{} {}", isa, format.dtype());
+            }
+        }
+    }
+
+    /// Every integer, zero and size of scale that a checkpoint can bring, not only those that rounding makes.
+    #[test]
+    fn any_integers_and_scales_have_the_defined_values() {
+        for format in ir::quant::FORMATS {
+            for (rows, cols) in [(1, 32), (17, 160), (16, 256)] {
+                let cols = if format.block_len() == 1 { cols - 3 } else { cols };
+                let seed = rows as u64;
+                let Some(matrix) = Matrix::assembled(format.dtype(), rows, cols, seed) else { continue };
+                let ids: Vec<i32> = (0..rows as i32).collect();
+                for &isa in Isa::available() {
+                    let got = run(isa, format.dtype(), &matrix.packed, (rows, cols), &ids);
+                    for (k, (got, expected)) in got.iter().zip(&matrix.values).enumerate() {
+                        assert_eq!(got.to_bits(), expected.to_bits(), "{isa} {} element {k}", format.dtype());
+                    }
+                }
             }
         }
     }

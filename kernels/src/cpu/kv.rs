@@ -1,4 +1,5 @@
-//! The paged KV cache: element types and where a head lies in a page.
+//! The paged KV cache: element types and where a head lies in a page. A page has keys and then values, or keys alone, of
+//! which latent attention takes its values as well.
 
 use half::f16;
 
@@ -56,10 +57,16 @@ impl KvElement for f16 {
     }
 }
 
+/// Planes of a page that holds keys alone.
+pub(crate) const KEYS: usize = 1;
+
+/// Planes of a page that holds keys and values.
+pub(crate) const KEYS_AND_VALUES: usize = 2;
+
 /// Elements of a page of one layer.
 #[inline(always)]
-pub(crate) fn page_elements(kv_heads: usize, head_dim: usize) -> usize {
-    2 * kv_heads * head_dim * PAGE
+pub(crate) fn page_elements(planes: usize, kv_heads: usize, head_dim: usize) -> usize {
+    planes * kv_heads * head_dim * PAGE
 }
 
 /// Index of a head's keys `[head_dim][16]` in its page.

@@ -1,4 +1,4 @@
-//! Writes the keys and values of a step's tokens to their slots in the paged cache.
+//! Writes the keys of a step's tokens, and their values where pages hold any, to their slots in the paged cache.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -38,17 +38,20 @@ impl<T: KvElement> Body for KvAppend<T> {
         unsafe {
             let p = &*params.cast::<KvAppendParams>();
             let (kv_heads, head_dim) = (p.kv_heads as usize, p.head_dim as usize);
+            let planes = if p.v.is_null() { kv::KEYS } else { kv::KEYS_AND_VALUES };
             for token in blocks.start..blocks.end.min(p.tokens as usize) {
                 let position = *p.positions.add(token) as usize;
                 let row = *p.sequences.add(token) as usize * p.page_table_stride as usize;
                 let page = *p.page_table.add(row + position / PAGE) as usize;
-                let base = p.kv.cast::<T>().add(page * kv::page_elements(kv_heads, head_dim));
+                let base = p.kv.cast::<T>().add(page * kv::page_elements(planes, kv_heads, head_dim));
                 for head in 0..kv_heads {
                     let from = (token * kv_heads + head) * head_dim;
                     let keys = base.add(kv::keys(head, head_dim) + position % PAGE);
-                    let values = base.add(kv::values(head, kv_heads, head_dim) + position % PAGE * head_dim);
                     write::<T, PAGE>(p.k.add(from), head_dim, keys);
-                    write::<T, 1>(p.v.add(from), head_dim, values);
+                    if planes == kv::KEYS_AND_VALUES {
+                        let values = base.add(kv::values(head, kv_heads, head_dim) + position % PAGE * head_dim);
+                        write::<T, 1>(p.v.add(from), head_dim, values);
+                    }
                 }
             }
         }
@@ -93,14 +96,15 @@ mod tests {
         kv_heads: usize,
         head_dim: usize,
         k: &[f32],
-        v: &[f32],
+        v: Option<&[f32]>,
         empty: T,
     ) -> Vec<T> {
-        let mut pool = vec![empty; 5 * kv::page_elements(kv_heads, head_dim)];
+        let planes = if v.is_some() { 2 } else { 1 };
+        let mut pool = vec![empty; 5 * kv::page_elements(planes, kv_heads, head_dim)];
         let (sequences, positions) = (TOKENS.map(|t| t.0), TOKENS.map(|t| t.1));
         let params = KvAppendParams {
             k: k.as_ptr(),
-            v: v.as_ptr(),
+            v: v.map_or(std::ptr::null(), <[f32]>::as_ptr),
             positions: positions.as_ptr(),
             sequences: sequences.as_ptr(),
             page_table: TABLE.as_ptr(),
@@ -116,16 +120,18 @@ mod tests {
         pool
     }
 
-    /// The layout as the header words it: K `[kv_heads][head_dim][16]`, then V `[kv_heads][16][head_dim]`.
-    fn expected<T: KvElement>(kv_heads: usize, head_dim: usize, k: &[f32], v: &[f32], empty: T) -> Vec<T> {
-        let page = 2 * kv_heads * head_dim * 16;
+    /// The layout as the header words it: K `[kv_heads][head_dim][16]`, then V `[kv_heads][16][head_dim]` if there is any.
+    fn expected<T: KvElement>(kv_heads: usize, head_dim: usize, k: &[f32], v: Option<&[f32]>, empty: T) -> Vec<T> {
+        let page = if v.is_some() { 2 } else { 1 } * kv_heads * head_dim * 16;
         let mut pool = vec![empty; 5 * page];
         for (t, (page_index, slot)) in [(3, 15), (1, 0), (2, 4)].into_iter().enumerate() {
             for h in 0..kv_heads {
                 for d in 0..head_dim {
                     let from = (t * kv_heads + h) * head_dim + d;
                     pool[page_index * page + (h * head_dim + d) * 16 + slot] = T::round(k[from]);
-                    pool[page_index * page + page / 2 + (h * 16 + slot) * head_dim + d] = T::round(v[from]);
+                    if let Some(v) = v {
+                        pool[page_index * page + page / 2 + (h * 16 + slot) * head_dim + d] = T::round(v[from]);
+                    }
                 }
             }
         }
@@ -137,11 +143,13 @@ mod tests {
         fn tokens_are_written_to_their_slots_alone(kv_heads in 1usize..4, head_dim in 1usize..70, seed: u64) {
             let mut random = Random(seed);
             let (k, v) = (random.values(3 * kv_heads * head_dim), random.values(3 * kv_heads * head_dim));
-            for &isa in Isa::available() {
-                let got = run("f32", isa, kv_heads, head_dim, &k, &v, 9f32);
-                prop_assert_eq!(got, expected(kv_heads, head_dim, &k, &v, 9f32), "{}", isa);
-                let got = run("f16", isa, kv_heads, head_dim, &k, &v, f16::MAX);
-                prop_assert_eq!(got, expected(kv_heads, head_dim, &k, &v, f16::MAX), "{}", isa);
+            for v in [Some(v.as_slice()), None] {
+                for &isa in Isa::available() {
+                    let got = run("f32", isa, kv_heads, head_dim, &k, v, 9f32);
+                    prop_assert_eq!(got, expected(kv_heads, head_dim, &k, v, 9f32), "{}", isa);
+                    let got = run("f16", isa, kv_heads, head_dim, &k, v, f16::MAX);
+                    prop_assert_eq!(got, expected(kv_heads, head_dim, &k, v, f16::MAX), "{}", isa);
+                }
             }
         }
     }

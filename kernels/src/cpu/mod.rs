@@ -9,17 +9,26 @@ use std::ops::Range;
 
 pub mod attention;
 pub mod binary;
+pub mod combine;
+pub mod concat;
 pub mod embedding;
 pub mod gather_rows;
+pub mod grouped_matmul;
 pub mod isa;
 mod kv;
 pub mod kv_append;
+pub mod layer_norm;
 mod math;
 pub mod matmul;
+pub mod permute_columns;
 pub mod quantize_rows;
 pub mod rms_norm;
 pub mod rope;
+pub mod router;
+pub mod router_weights;
+pub mod sigmoid_gate;
 mod simd;
+pub mod unary;
 
 /// A launchable CPU kernel: executes the blocks `blocks` of a launch with the parameters `params`.
 ///

@@ -1,11 +1,12 @@
 //! Rounds rows of f32 to q8x32, bit for bit as `ir::quant::activations` defines.
 //!
-//! The parameters are [`QuantizeRowsParams`]. A block of the grid is [`BLOCK_ROWS`] rows. No scratch memory.
+//! The parameters are [`QuantizeRowsParams`]; the variant says what shares a scale. A block of the grid is [`BLOCK_ROWS`] rows.
+//! No scratch memory.
 
 use std::ffi::c_void;
 use std::ops::Range;
 
-use ir::quant::activations::SMALLEST;
+use ir::quant::activations::{ROW_SMALLEST, SMALLEST};
 
 use super::CpuKernel;
 use super::isa::Isa;
@@ -18,9 +19,16 @@ pub const BLOCK_ROWS: usize = 4;
 /// Columns of a group.
 const GROUP: usize = ir::quant::GROUP;
 
-/// The kernel; `None` if this machine lacks the instruction set.
-pub fn select(isa: Isa) -> Option<CpuKernel> {
-    simd::select::<QuantizeRows>(isa)
+/// What shares a scale, by variant name: 32 columns or the row.
+pub const VARIANTS: &[&str] = &["block", "row"];
+
+/// The kernel of a variant; `None` if there is none or this machine lacks the instruction set.
+pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
+    match variant {
+        "block" => simd::select::<QuantizeRows<false>>(isa),
+        "row" => simd::select::<QuantizeRows<true>>(isa),
+        _ => None,
+    }
 }
 
 /// Blocks of the launch's grid.
@@ -33,9 +41,10 @@ pub fn scratch_bytes() -> usize {
     0
 }
 
-struct QuantizeRows;
+/// With `SHARED`, one scale a row.
+struct QuantizeRows<const SHARED: bool>;
 
-impl Body for QuantizeRows {
+impl<const SHARED: bool> Body for QuantizeRows<SHARED> {
     #[inline(always)]
     unsafe fn run<S: Simd>(params: *const c_void, blocks: Range<usize>, _: &mut [u8]) {
         // SAFETY: the caller passes valid parameters; a row is written by its block alone.
@@ -44,18 +53,39 @@ impl Body for QuantizeRows {
             let (rows, cols) = (params.rows as usize, params.cols as usize);
             let row_bytes = super::matmul::integer_row_bytes(cols);
             for row in blocks.start * BLOCK_ROWS..rows.min(blocks.end * BLOCK_ROWS) {
-                quantize_row::<S>(params.x.add(row * cols), cols, params.out.cast::<u8>().add(row * row_bytes));
+                let x = params.x.add(row * cols);
+                let shared = if SHARED { Some(row_greatest::<S>(x, cols).max(ROW_SMALLEST)) } else { None };
+                quantize_row::<S>(x, cols, shared, params.out.cast::<u8>().add(row * row_bytes));
             }
         }
     }
 }
 
-/// Rounds the `cols` values at `x` to the row at `out`.
+/// The greatest magnitude of the `cols` values at `x`.
+///
+/// # Safety
+/// They are valid.
+#[inline(always)]
+unsafe fn row_greatest<S: Simd>(x: *const f32, cols: usize) -> f32 {
+    let (whole, mut greatest) = (cols / GROUP * GROUP, 0f32);
+    // SAFETY: as the caller says.
+    unsafe {
+        for at in (0..whole).step_by(GROUP) {
+            greatest = greatest.max(S::greatest(S::load(x.add(at)), S::load(x.add(at + LANES))));
+        }
+        for at in whole..cols {
+            greatest = greatest.max((*x.add(at)).abs());
+        }
+    }
+    greatest
+}
+
+/// Rounds the `cols` values at `x` to the row at `out`; `shared` is the greatest magnitude that stands for each group's own.
 ///
 /// # Safety
 /// Both are valid.
 #[inline(always)]
-unsafe fn quantize_row<S: Simd>(x: *const f32, cols: usize, out: *mut u8) {
+unsafe fn quantize_row<S: Simd>(x: *const f32, cols: usize, shared: Option<f32>, out: *mut u8) {
     let groups = cols.div_ceil(GROUP);
     // SAFETY: the row has integers, scales and sums of `groups` groups.
     unsafe {
@@ -70,7 +100,7 @@ unsafe fn quantize_row<S: Simd>(x: *const f32, cols: usize, out: *mut u8) {
             } else {
                 x.add(at)
             };
-            let (d, [first, second]) = quantize_group::<S>(values, out.add(at).cast());
+            let (d, [first, second]) = quantize_group::<S>(values, shared, out.add(at).cast());
             scales.add(group).write_unaligned(d);
             sums.add(2 * group).write_unaligned(first);
             sums.add(2 * group + 1).write_unaligned(second);
@@ -83,11 +113,14 @@ unsafe fn quantize_row<S: Simd>(x: *const f32, cols: usize, out: *mut u8) {
 /// # Safety
 /// Both pointers are valid for 32 elements.
 #[inline(always)]
-unsafe fn quantize_group<S: Simd>(values: *const f32, q: *mut i8) -> (f32, [f32; 2]) {
+unsafe fn quantize_group<S: Simd>(values: *const f32, shared: Option<f32>, q: *mut i8) -> (f32, [f32; 2]) {
     // SAFETY: passed on.
     unsafe {
         let halves = [S::load(values), S::load(values.add(LANES))];
-        let greatest = S::greatest(halves[0], halves[1]);
+        let greatest = match shared {
+            Some(greatest) => greatest,
+            None => S::greatest(halves[0], halves[1]),
+        };
         if greatest < SMALLEST {
             q.write_bytes(0, GROUP);
             return (0.0, [0.0; 2]);
@@ -105,16 +138,18 @@ unsafe fn quantize_group<S: Simd>(values: *const f32, q: *mut i8) -> (f32, [f32;
 
 #[cfg(test)]
 mod tests {
-    use ir::quant::activations;
+    use ir::quant::activations::{self, Granularity};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn run(isa: Isa, x: &[f32], rows: usize, cols: usize, split: usize) -> Vec<u8> {
+    const GRANULARITIES: [(&str, Granularity); 2] = [("block", Granularity::Block), ("row", Granularity::Row)];
+
+    fn run(variant: &str, isa: Isa, x: &[f32], rows: usize, cols: usize, split: usize) -> Vec<u8> {
         let mut out = vec![0xaa; rows * activations::row_bytes(cols as u64).unwrap() as usize];
         let params =
             QuantizeRowsParams { x: x.as_ptr(), out: out.as_mut_ptr().cast(), rows: rows as u32, cols: cols as u32 };
-        let kernel = select(isa).unwrap();
+        let kernel = select(variant, isa).unwrap();
         let blocks = blocks(&params);
         for range in [split.min(blocks)..blocks, 0..split.min(blocks)] {
             // SAFETY: the buffers have the sizes the parameters say.
@@ -123,12 +158,12 @@ mod tests {
         out
     }
 
-    fn expected(x: &[f32], cols: usize) -> Vec<u8> {
+    fn expected(granularity: Granularity, x: &[f32], cols: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for row in x.chunks(cols) {
             let at = out.len();
             out.resize(at + activations::row_bytes(cols as u64).unwrap() as usize, 0);
-            activations::quantize_row(row, &mut out[at..]).unwrap();
+            activations::quantize_row(row, granularity, &mut out[at..]).unwrap();
         }
         out
     }
@@ -151,9 +186,11 @@ mod tests {
         ) {
             let x = &values[..rows * cols.min(values.len() / rows.max(1))];
             let cols = cols.min(values.len() / rows.max(1));
-            let expected = expected(x, cols);
-            for &isa in Isa::available() {
-                prop_assert_eq!(&run(isa, x, rows, cols, split), &expected, "{}", isa);
+            for (variant, granularity) in GRANULARITIES {
+                let expected = expected(granularity, x, cols);
+                for &isa in Isa::available() {
+                    prop_assert_eq!(&run(variant, isa, x, rows, cols, split), &expected, "{} {}", variant, isa);
+                }
             }
         }
     }
@@ -163,7 +200,10 @@ mod tests {
         for x in [SMALLEST, -SMALLEST, SMALLEST.next_down(), f32::from_bits(1), f32::MAX, f32::MIN] {
             let values = [x; 33];
             for &isa in Isa::available() {
-                assert_eq!(run(isa, &values, 1, 33, 0), expected(&values, 33), "{isa} {x}");
+                for (variant, granularity) in GRANULARITIES {
+                    let expected = expected(granularity, &values, 33);
+                    assert_eq!(run(variant, isa, &values, 1, 33, 0), expected, "{variant} {isa} {x}");
+                }
             }
         }
     }

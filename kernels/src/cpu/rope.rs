@@ -1,7 +1,8 @@
 //! Rotary embedding: turns pairs of each head's dimensions by `position · inv_freq`.
 //!
 //! Sine and cosine are computed once for a token and pair and used for all heads. The angle is the product rounded to
-//! f32, as models are trained with it; its sine and cosine are those of the rounded angle, however large.
+//! f32, as models are trained with it; its sine and cosine are those of the rounded angle, however large. A model with
+//! several tables of frequencies names one a token; a table that does not exist counts as table 0.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -38,9 +39,9 @@ impl Body for Rope {
             let pairs = p.pairs as usize;
             let table = std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), 2 * pairs);
             let (sin, cos) = table.split_at_mut(pairs);
-            let inv_freq = std::slice::from_raw_parts(p.inv_freq, pairs);
             for token in blocks.start..blocks.end.min(p.tokens as usize) {
                 let position = *p.positions.add(token) as f32;
+                let inv_freq = std::slice::from_raw_parts(p.inv_freq.add(table_of(p, token) * pairs), pairs);
                 for ((s, c), f) in sin.iter_mut().zip(&mut *cos).zip(inv_freq) {
                     let (sin, cos) = math::sin_cos(f64::from(position * f));
                     (*s, *c) = (sin * p.scale, cos * p.scale);
@@ -54,6 +55,20 @@ impl Body for Rope {
             }
         }
     }
+}
+
+/// The row of frequencies a token uses.
+///
+/// # Safety
+/// The token is of the launch.
+#[inline(always)]
+unsafe fn table_of(p: &RopeParams, token: usize) -> usize {
+    if p.table.is_null() {
+        return 0;
+    }
+    // SAFETY: as the caller says.
+    let table = unsafe { *p.table.add(token) };
+    usize::try_from(table).ok().filter(|t| *t < p.tables as usize).unwrap_or(0)
 }
 
 /// One head.
@@ -128,7 +143,11 @@ mod tests {
 
     struct Case {
         positions: Vec<i32>,
+        /// `[tables, pairs]`.
         inv_freq: Vec<f32>,
+        pairs: usize,
+        /// Of each token; none where there is one table.
+        tables: Option<Vec<i32>>,
         heads: usize,
         head_dim: usize,
         interleaved: bool,
@@ -143,13 +162,16 @@ mod tests {
                 x: if in_place { to } else { x.as_ptr() },
                 positions: self.positions.as_ptr(),
                 inv_freq: self.inv_freq.as_ptr(),
+                table: self.tables.as_ref().map_or(std::ptr::null(), |t| t.as_ptr()),
                 out: to,
                 tokens: self.positions.len() as u32,
                 heads: self.heads as u32,
                 head_dim: self.head_dim as u32,
-                pairs: self.inv_freq.len() as u32,
+                pairs: self.pairs as u32,
+                tables: (self.inv_freq.len() / self.pairs) as u32,
                 interleaved: self.interleaved.into(),
                 scale: self.scale,
+                reserved: 0,
             };
             let middle = blocks(&params) / 2;
             // SAFETY: the buffers have the sizes the parameters say.
@@ -163,11 +185,14 @@ mod tests {
         fn expected(&self, x: &[f32]) -> Vec<f64> {
             let mut out: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             for (row, head) in out.chunks_exact_mut(self.head_dim).enumerate() {
-                for (i, f) in self.inv_freq.iter().enumerate() {
-                    let angle = self.positions[row / self.heads] as f32 * f;
+                let token = row / self.heads;
+                let tables = 0..(self.inv_freq.len() / self.pairs) as i32;
+                let table = self.tables.as_ref().map_or(0, |t| t[token]);
+                let table = if tables.contains(&table) { table as usize } else { 0 };
+                for (i, f) in self.inv_freq[table * self.pairs..][..self.pairs].iter().enumerate() {
+                    let angle = self.positions[token] as f32 * f;
                     let (sin, cos) = f64::from(angle).sin_cos();
-                    let (first, second) =
-                        if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.inv_freq.len()) };
+                    let (first, second) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.pairs) };
                     let (a, b, scale) = (head[first], head[second], f64::from(self.scale));
                     head[first] = (a * cos - b * sin) * scale;
                     head[second] = (a * sin + b * cos) * scale;
@@ -182,12 +207,16 @@ mod tests {
         fn pairs_are_turned(
             positions in prop::collection::vec(prop_oneof![0i32..4096, 0i32..10_000_000], 1..6),
             (pairs, rest, heads) in (1usize..50, 0usize..20, 1usize..5),
-            interleaved: bool, scale in prop_oneof![Just(1f32), 0.5f32..2.0], seed: u64,
+            (tables, interleaved) in (1usize..4, any::<bool>()), scale in prop_oneof![Just(1f32), 0.5f32..2.0], seed: u64,
         ) {
             let mut random = Random(seed);
             let head_dim = 2 * pairs + rest;
-            let inv_freq = (0..pairs).map(|i| 10_000f32.powf(-(i as f32) / pairs as f32)).collect();
-            let case = Case { positions, inv_freq, heads, head_dim, interleaved, scale };
+            let frequency = |i: usize| 10_000f32.powf(-((i % pairs) as f32) / pairs as f32) / (1 + i / pairs) as f32;
+            let inv_freq = (0..tables * pairs).map(frequency).collect();
+            // One past the last and one before the first as well.
+            let mut table = || (random.bits() % (tables as u64 + 2)) as i32 - 1;
+            let tables = (tables > 1).then(|| positions.iter().map(|_| table()).collect());
+            let case = Case { positions, inv_freq, pairs, tables, heads, head_dim, interleaved, scale };
             let x = random.values(case.positions.len() * heads * head_dim);
             let out = case.run(Isa::Portable, &x, false);
             for (out, expected) in out.iter().zip(case.expected(&x)) {

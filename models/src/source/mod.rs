@@ -161,6 +161,11 @@ impl Checkpoint {
     /// As [`Checkpoint::read`], or if the range does not lie in the tensor.
     pub fn read_range(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<(), ModelError> {
         self.dtype(name)?;
+        self.read_bytes(name, offset, out)
+    }
+
+    /// As [`Checkpoint::read_range`], of a tensor of any type.
+    pub(crate) fn read_bytes(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<(), ModelError> {
         let entry = self.entry(name)?;
         let len = out.len() as u64;
         match offset.checked_add(len) {

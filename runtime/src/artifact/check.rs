@@ -12,6 +12,7 @@ use kernels::catalog::{self, FieldKind};
 use super::error::Fault;
 use super::extents::{self, Call, Extents, Pointer, Role};
 use super::manifest::{Bucket, Layout, Manifest, WeightInfo};
+use super::weights::check_weight;
 
 type Checked = Result<(), (String, Fault)>;
 type Weights<'a> = HashMap<&'a str, &'a WeightInfo>;
@@ -23,6 +24,7 @@ const INPUTS: &[(&str, &[&str])] = &[
     ("sequences", &["T"]),
     ("page_table", &["S", "P"]),
     ("logit_rows", &["R"]),
+    ("rope_tables", &["T"]),
 ];
 
 /// Largest sizes that index types and this build's arithmetic allow.
@@ -75,7 +77,10 @@ fn check_kv(m: &Manifest) -> Checked {
         "f32" => 4,
         _ => return Err(("kv.dtype".into(), Fault::mismatch("\"f16\" or \"f32\"", format!("{:?}", kv.dtype)))),
     };
-    let page = [m.model.kv_heads, m.model.head_dim, 2 * PAGE_TOKENS, bytes]
+    if !(1..=2).contains(&kv.planes) {
+        return Err(("kv.planes".into(), Fault::mismatch("1 or 2", kv.planes)));
+    }
+    let page = [kv.heads, kv.head_dim, kv.planes, PAGE_TOKENS, bytes]
         .into_iter()
         .try_fold(1u64, u64::checked_mul)
         .ok_or_else(|| ("kv.page_bytes_per_layer".to_string(), Fault::Invalid("the page size overflows".into())))?;
@@ -119,10 +124,42 @@ pub(super) fn check_program(program: &Program, bucket: &Bucket, manifest: &Manif
     let weights = check_weights(program, &by_name)?;
     check_states(program, manifest)?;
     check_outputs(program, manifest)?;
+    let pages = Pages { dtype: &manifest.kv.dtype, bytes: manifest.kv.page_bytes_per_layer };
+    check_launches(program, &weights, manifest.model.vocab_size, pages)
+}
+
+fn check_launches(program: &Program, weights: &[&WeightInfo], vocabulary: u64, pages: Pages) -> Checked {
     program.launches.iter().enumerate().try_for_each(|(i, launch)| {
-        check_launch(&Site { program, launch, manifest, weights: &weights })
+        check_launch(&Site { program, launch, vocabulary, pages, weights })
             .map_err(|(field, fault)| (format!("launch {i} {} {:?} {field}", launch.kernel, launch.label), fault))
     })
+}
+
+/// Checks a program that belongs to no artifact: that it is valid and stays inside its own memory. Inputs of f32 may have any
+/// name and shape; all states have pages of one size.
+pub(crate) fn check_unpackaged(program: &Program, weights: &[WeightInfo], vocabulary: u64) -> Result<(), String> {
+    let text = |(field, fault): (String, Fault)| format!("{field}: {fault}");
+    ir::verify::verify_program(program).map_err(|e| e.to_string())?;
+    program
+        .inputs
+        .iter()
+        .filter(|i| i.ty.dtype != DType::F32)
+        .try_for_each(|i| check_input(program, i))
+        .map_err(text)?;
+    for weight in weights {
+        check_weight(weight).map_err(|fault| text((format!("weight {:?}", weight.name), fault)))?;
+    }
+    let by_name: Weights = weights.iter().map(|w| (w.name.as_str(), w)).collect();
+    let weights = check_weights(program, &by_name).map_err(text)?;
+    let mut pages = program.states.iter().map(|s| {
+        let page = TensorType::new(s.ty.dtype, s.ty.shape.get(1..).unwrap_or_default());
+        (s.ty.shape.first().copied(), page.dtype.name(), page.bytes(&[]).unwrap_or(0))
+    });
+    let first = pages.next().unwrap_or((symbol(program, "N"), "f32", 0));
+    if first.0 != symbol(program, "N") || pages.any(|other| other != first) {
+        return Err("its states must be N pages, all of one size".into());
+    }
+    check_launches(program, &weights, vocabulary, Pages { dtype: first.1, bytes: first.2 }).map_err(text)
 }
 
 fn check_symbols(program: &Program, bucket: &Bucket, manifest: &Manifest) -> Checked {
@@ -152,16 +189,19 @@ fn symbol(program: &Program, name: &str) -> Option<Dim> {
 }
 
 fn check_inputs(program: &Program) -> Checked {
-    for input in &program.inputs {
-        let shape = INPUTS.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| *shape);
-        let dims: Option<Vec<Dim>> = shape.and_then(|s| s.iter().map(|name| symbol(program, name)).collect());
-        if dims.is_none_or(|dims| input.ty != TensorType::new(DType::I32, dims)) {
-            let known: Vec<String> = INPUTS.iter().map(|(name, s)| format!("{name} i32[{}]", s.join(", "))).collect();
-            let fault = Fault::Invalid(format!("the inputs of a step are {}", known.join("; ")));
-            return Err((format!("input {:?}", input.name), fault));
-        }
+    program.inputs.iter().try_for_each(|input| check_input(program, input))
+}
+
+/// Checks that an input is one of a step's metadata.
+fn check_input(program: &Program, input: &Binding) -> Checked {
+    let shape = INPUTS.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| *shape);
+    let dims: Option<Vec<Dim>> = shape.and_then(|s| s.iter().map(|name| symbol(program, name)).collect());
+    if dims.is_some_and(|dims| input.ty == TensorType::new(DType::I32, dims)) {
+        return Ok(());
     }
-    Ok(())
+    let known: Vec<String> = INPUTS.iter().map(|(name, s)| format!("{name} i32[{}]", s.join(", "))).collect();
+    let fault = Fault::Invalid(format!("the inputs of a step are {}", known.join("; ")));
+    Err((format!("input {:?}", input.name), fault))
 }
 
 /// The manifest's weights of a program's, in the program's order.
@@ -206,15 +246,29 @@ fn check_outputs(program: &Program, manifest: &Manifest) -> Checked {
     let expected = symbol(program, "R").map(|rows| TensorType::new(DType::F32, [rows, vocabulary]));
     let found =
         program.outputs.iter().find(|(name, _)| name == "logits").map(|(_, id)| &program.buffers[id.0 as usize].ty);
-    if expected.is_none() || found != expected.as_ref() || program.outputs.len() != 1 {
-        let fault = Fault::Invalid(format!("a step has one output, logits f32[R, {}]", manifest.model.vocab_size));
+    let others = program.outputs.iter().filter(|(name, _)| name != "logits");
+    if expected.is_none() || found != expected.as_ref() || !others.into_iter().all(|o| is_trace(program, o)) {
+        let message =
+            "the outputs of a step are logits f32[R, {}] and those of routers, \"router.…\" of [T, experts a token]";
+        let fault = Fault::Invalid(message.replace("{}", &manifest.model.vocab_size.to_string()));
         return Err(("output".into(), fault));
     }
     Ok(())
 }
 
+/// Whether an output is what a router selected or the weights it gave.
+fn is_trace(program: &Program, (name, id): &(String, ir::program::BufferId)) -> bool {
+    let ty = &program.buffers[id.0 as usize].ty;
+    let shape = [symbol(program, "T"), ty.shape.get(1).copied()];
+    name.starts_with("router.")
+        && matches!(ty.dtype, DType::F32 | DType::I32)
+        && ty.shape.len() == 2
+        && shape[0] == Some(ty.shape[0])
+        && matches!(shape[1], Some(Dim::Const(_)))
+}
+
 fn check_launch(site: &Site) -> Checked {
-    let Site { program, launch, manifest, .. } = site;
+    let Site { program, launch, vocabulary, .. } = site;
     let unknown = |field: &str, message: String| (field.to_string(), Fault::Invalid(message));
     let (Some(kernel), Some(extents)) = (catalog::lookup(&launch.kernel), extents::lookup(&launch.kernel)) else {
         return Err(unknown("kernel", "this build has no such kernel".into()));
@@ -238,8 +292,9 @@ fn check_launch(site: &Site) -> Checked {
             _ => return Err(unknown(field.name, format!("the count exceeds {MAX_COUNT}"))),
         }
     }
-    let (max_tokens, vocabulary) = (symbol_max(program, "T"), manifest.model.vocab_size);
-    let call = Call { variant: &launch.variant, counts: &counts, max_tokens, vocabulary };
+    let (max_tokens, vocabulary) = (symbol_max(program, "T"), *vocabulary);
+    let nulls: Vec<&str> = launch.args.iter().filter(|(_, a)| *a == Arg::Null).map(|(name, _)| name.as_str()).collect();
+    let call = Call { variant: &launch.variant, counts: &counts, nulls: &nulls, max_tokens, vocabulary };
     check_extents(site, extents, &call)
 }
 
@@ -251,11 +306,19 @@ fn symbol_max(program: &Program, name: &str) -> u64 {
     program.symbols.iter().find(|s| s.name == name).map_or(1, |s| s.max)
 }
 
+/// What one page of a state is.
+#[derive(Clone, Copy)]
+struct Pages<'a> {
+    dtype: &'a str,
+    bytes: u64,
+}
+
 /// A launch and what surrounds it.
 struct Site<'a> {
     program: &'a Program,
     launch: &'a Launch,
-    manifest: &'a Manifest,
+    vocabulary: u64,
+    pages: Pages<'a>,
     /// Of the program, in its order.
     weights: &'a [&'a WeightInfo],
 }
@@ -291,21 +354,38 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
     let program = site.program;
     let wrong = |expected: &str| Err(Fault::mismatch(expected, "another kind of argument"));
     match (pointer.role, arg) {
-        (Role::OptionalValues, Arg::Null) => Ok(None),
+        (Role::OptionalValues | Role::OptionalIndexes | Role::OptionalMetadata(_), Arg::Null) => Ok(None),
         (Role::Values | Role::OptionalValues, Arg::Buffer(id, Access::Read | Access::Update)) => {
             Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
         }
         (Role::Values | Role::OptionalValues, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Plain),
+        // Of an artifact's program all inputs are metadata; a layer run on its own is given what the layer before made.
+        (Role::Values | Role::OptionalValues, Arg::Input(i)) if program.inputs[*i as usize].ty.dtype == DType::F32 => {
+            Ok(program.inputs[*i as usize].ty.bytes(&program.upper_bounds()))
+        }
         (Role::Values | Role::OptionalValues, _) => wrong("a buffer that is read, or a plain weight"),
+        (Role::Indexes | Role::OptionalIndexes, Arg::Buffer(id, Access::Read | Access::Update))
+            if program.buffers[id.0 as usize].ty.dtype == DType::I32 =>
+        {
+            Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
+        }
+        (Role::Indexes | Role::OptionalIndexes, Arg::Weight(i))
+            if program.weights[*i as usize].ty.dtype == DType::I32 =>
+        {
+            weight_bytes(site, *i, Layout::Plain)
+        }
+        (Role::Indexes | Role::OptionalIndexes, _) => wrong("a buffer of i32 that is read, or a plain weight of i32"),
         (Role::Packed, Arg::Weight(i)) => {
             check_stored_type(site, site.program.weights[*i as usize].ty.dtype.name())?;
             weight_bytes(site, *i, Layout::Rows16)
         }
         (Role::Packed, _) => wrong("a packed weight"),
-        (Role::Metadata(name), Arg::Input(i)) if program.inputs[*i as usize].name == name => {
+        (Role::Metadata(name) | Role::OptionalMetadata(name), Arg::Input(i))
+            if program.inputs[*i as usize].name == name =>
+        {
             metadata_bytes(site, pointer, *i)
         }
-        (Role::Metadata(name), _) => wrong(&format!("input {name:?}")),
+        (Role::Metadata(name) | Role::OptionalMetadata(name), _) => wrong(&format!("input {name:?}")),
         (Role::Result(in_place), Arg::Buffer(id, Access::Write | Access::Update)) => {
             let same = |(_, a): &&(String, Arg)| matches!(a, Arg::Buffer(other, _) if other == id);
             let clash = |(name, _): &(String, Arg)| name != pointer.field && !in_place.contains(&name.as_str());
@@ -317,8 +397,8 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
         (Role::Result(_), _) => wrong("a buffer that is written"),
         (Role::PagesRead, Arg::State(_, Access::Read))
         | (Role::PagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
-            check_stored_type(site, &site.manifest.kv.dtype)?;
-            Ok(Some(site.manifest.kv.page_bytes_per_layer))
+            check_stored_type(site, site.pages.dtype)?;
+            Ok(Some(site.pages.bytes))
         }
         (Role::PagesRead, _) => wrong("a state that is read"),
         (Role::PagesWritten, _) => wrong("a state that is updated"),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// The schema version this build writes and reads.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +59,20 @@ pub struct ModelCard {
     pub head_dim: u64,
     /// Longest sequence in tokens.
     pub max_context: u64,
+    /// Longest sequence, in tokens, that uses the first of two tables of rotary frequencies; absent where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_switch: Option<u64>,
     /// Elements of all weights.
     pub parameters: u64,
+    /// Of those, the elements one token is multiplied with: all but the experts that are not selected and the rows of the
+    /// embedding table that are not looked up.
+    pub active_parameters: u64,
+    /// Experts of a mixture layer; 0 for a dense model.
+    #[serde(default)]
+    pub experts: u64,
+    /// Of those, how many a token selects.
+    #[serde(default)]
+    pub experts_per_token: u64,
     /// Tokens that end a text.
     pub eos_ids: Vec<u32>,
     /// What the checkpoint was: `gguf` or `huggingface`.
@@ -74,7 +86,13 @@ pub struct KvInfo {
     pub dtype: String,
     /// Tokens in a page.
     pub page_tokens: u64,
-    /// Bytes of a page in one layer, keys and values.
+    /// Heads of a page.
+    pub heads: u64,
+    /// Elements of a key, and of a value where there are values.
+    pub head_dim: u64,
+    /// 2 for keys and values, 1 for keys whose first elements are the values (latent attention).
+    pub planes: u64,
+    /// Bytes of a page in one layer.
     pub page_bytes_per_layer: u64,
     /// Bytes of one token in all layers.
     pub bytes_per_token: u64,
@@ -107,7 +125,7 @@ pub struct Bucket {
 pub enum Layout {
     /// Packed panels of 16 rows, see [`ir::quant`]; stored as one U8 tensor.
     Rows16,
-    /// A vector of f32, little-endian; stored as an F32 tensor.
+    /// A vector or matrix of f32 or i32, row-major, little-endian; stored as a tensor of that type.
     Plain,
 }
 
@@ -120,7 +138,7 @@ pub struct WeightInfo {
     pub dtype: String,
     /// Arrangement of the elements.
     pub layout: Layout,
-    /// Logical shape: `[rows, cols]`, or `[len]`.
+    /// Logical shape: `[rows, cols]`, `[matrices, rows, cols]`, or `[len]`.
     pub shape: Vec<u64>,
     /// The safetensors file.
     pub file: String,

@@ -23,6 +23,7 @@ use ir::text::parse_program;
 use ir::verify::verify_program;
 use serde::Deserialize;
 
+pub(crate) use check::check_unpackaged;
 pub use error::{ArtifactError, Fault};
 use folder::{Folder, is_missing};
 pub use manifest::{

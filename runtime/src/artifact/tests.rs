@@ -264,7 +264,7 @@ proptest! {
         let Ok(mut device) = crate::device::cpu::CpuDevice::load(std::sync::Arc::new(artifact), &options) else { return Ok(()) };
         let inputs = crate::device::StepInputs {
             ids: &[1, 2, 39], positions: &[0, 1, 31], sequences: &[0, 0, 1], page_table: &[0, 1, 1, 0], page_columns: 2,
-            logit_rows: &[1, 2],
+            logit_rows: &[1, 2], rope_tables: &[0, 0, 0],
         };
         let _ = crate::device::Device::step(&mut device, 1, &inputs);
     }

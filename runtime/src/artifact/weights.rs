@@ -135,12 +135,14 @@ fn read_header(content: &[u8]) -> Result<(Metadata, usize), Fault> {
 }
 
 /// Checks that type, layout, shape and bytes of a weight agree.
-fn check_weight(weight: &WeightInfo) -> Result<(), Fault> {
+pub(super) fn check_weight(weight: &WeightInfo) -> Result<(), Fault> {
     let dtype = DType::from_name(&weight.dtype)
         .ok_or_else(|| Fault::Invalid(format!("unknown element type {:?}", weight.dtype)))?;
     let bytes = match (weight.layout, weight.shape.as_slice()) {
-        (Layout::Rows16, [rows, cols]) => quant::packed_bytes(dtype, *rows, *cols),
-        (Layout::Plain, [len]) if dtype == DType::F32 => len.checked_mul(4),
+        (Layout::Rows16, shape) => quant::packed_bytes_of(dtype, shape),
+        (Layout::Plain, [_] | [_, _]) if matches!(dtype, DType::F32 | DType::I32) => {
+            weight.shape.iter().try_fold(4u64, |bytes, n| bytes.checked_mul(*n))
+        }
         _ => None,
     };
     match bytes {
@@ -158,6 +160,7 @@ fn locate(weight: &WeightInfo, metadata: &Metadata, data: usize) -> Result<std::
     let info = metadata.info(&weight.name).ok_or_else(|| Fault::Header("the file has no such tensor".into()))?;
     let (dtype, alignment) = match weight.layout {
         Layout::Rows16 => (Dtype::U8, MATRIX_ALIGNMENT),
+        Layout::Plain if weight.dtype == DType::I32.name() => (Dtype::I32, size_of::<i32>()),
         Layout::Plain => (Dtype::F32, size_of::<f32>()),
     };
     if info.dtype != dtype {

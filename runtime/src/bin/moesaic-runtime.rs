@@ -25,6 +25,8 @@ enum Verb {
     Bench(cli::BenchArgs),
     /// Measure perplexity on a text
     Perplexity(cli::PerplexityArgs),
+    /// Measure what one artifact's predictions lose against another's
+    Compare(cli::CompareArgs),
     /// Show what this machine offers
     Doctor(cli::DoctorArgs),
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => cli::logits(&args),
         Verb::Bench(args) => cli::bench(&args),
         Verb::Perplexity(args) => cli::perplexity(&args),
+        Verb::Compare(args) => cli::compare(&args),
         Verb::Doctor(args) => cli::doctor(&args),
     })
 }

@@ -167,6 +167,32 @@ pub struct PerplexityArgs {
     pub device: DeviceArgs,
 }
 
+/// Arguments of `compare`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareArgs {
+    /// Artifact folder that is taken for right
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// Artifact folder that is judged
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    /// Text file, UTF-8
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens of each window; windows do not overlap, what is left at the end is dropped
+    #[arg(long, alias = "context", value_name = "N", default_value = "512", value_parser = parse_count)]
+    pub window: u64,
+    /// Look at this many tokens of the text only
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
+    pub max_tokens: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+}
+
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {

@@ -3,20 +3,26 @@
 mod args;
 mod bench;
 mod chat;
+mod compare;
+mod divergence;
 mod doctor;
 mod logits;
 mod perplexity;
 mod run;
 mod session;
+mod windows;
 
 use std::error::Error;
 use std::process::ExitCode;
 
 pub use args::{
-    BenchArgs, ChatArgs, DeviceArgs, DoctorArgs, LogitsArgs, PerplexityArgs, RunArgs, SamplingArgs, parse_count,
+    BenchArgs, ChatArgs, CompareArgs, DeviceArgs, DoctorArgs, LogitsArgs, PerplexityArgs, RunArgs, SamplingArgs,
+    parse_count,
 };
 pub use bench::bench;
 pub use chat::chat;
+pub use compare::{CompareError, compare};
+pub use divergence::{Divergence, DivergenceSummary, kl_divergence};
 pub use doctor::doctor;
 pub use logits::logits;
 pub use perplexity::perplexity;

@@ -1,8 +1,7 @@
 //! `perplexity`: how well a model predicts a text.
 //!
-//! The text is tokenised once, without special tokens, and cut into windows of exactly `context` tokens that do not overlap. Every
-//! token of a window but its first is predicted from those before it in the window; the perplexity is the
-//! exponential of the mean negative log-likelihood.
+//! Each window of exactly `context` tokens is one step; the perplexity is the exponential of the mean negative
+//! log-likelihood of the tokens predicted.
 
 use std::error::Error;
 
@@ -11,6 +10,7 @@ use serde_json::json;
 use super::CliError;
 use super::args::PerplexityArgs;
 use super::session::{Session, read_text};
+use super::windows::{Loss, Windows, negative_log_likelihood};
 use crate::engine::{Chunk, Rows};
 
 /// Prints the perplexity of a text.
@@ -21,29 +21,28 @@ pub fn perplexity(args: &PerplexityArgs) -> Result<(), Box<dyn Error>> {
     device.max_model_len = Some(device.max_model_len.unwrap_or(args.context));
     let mut session = Session::open(&args.artifact, &device, Some(args.context))?;
     let ids = session.tokenizer()?.encode(&text, false)?;
-    if context < 2 || ids.len() < context {
+    let windows = Windows::cut(&ids, context).ok_or_else(|| {
         let message =
             format!("the text has {} tokens; expected a window of 2 up to that many, found {context}", ids.len());
-        return Err(CliError::Option { option: "--context", message }.into());
-    }
-    let (mut sum, mut scored, mut windows) = (0f64, 0u64, 0u64);
-    let bar = indicatif::ProgressBar::new((ids.len() / context) as u64);
-    for window in ids.chunks_exact(context) {
-        sum += window_loss(&mut session, window)?;
-        scored += context as u64 - 1;
-        windows += 1;
+        CliError::Option { option: "--context", message }
+    })?;
+    let (count, scored) = (windows.count(), windows.scored());
+    let mut loss = Loss::default();
+    let bar = indicatif::ProgressBar::new(count as u64);
+    for window in windows.iter() {
+        loss.add(window_loss(&mut session, window)?, window.len() - 1);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let perplexity = (sum / scored as f64).exp();
+    let perplexity = loss.perplexity();
     if args.json {
         let tokens = ids.len();
         println!(
             "{}",
-            json!({"perplexity": perplexity, "tokens": tokens, "windows": windows, "scored": scored, "context": context})
+            json!({"perplexity": perplexity, "tokens": tokens, "windows": count, "scored": scored, "context": context})
         );
     } else {
-        println!("perplexity {perplexity:.4} over {scored} tokens in {windows} windows of {context}");
+        println!("perplexity {perplexity:.4} over {scored} tokens in {count} windows of {context}");
     }
     Ok(())
 }
@@ -60,10 +59,4 @@ fn window_loss(session: &mut Session, window: &[u32]) -> Result<f64, Box<dyn Err
     session.engine.close_sequence(sequence)?;
     result?;
     Ok(sum)
-}
-
-fn negative_log_likelihood(logits: &[f32], token: usize) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-    total.ln() - f64::from(logits[token] - max)
 }

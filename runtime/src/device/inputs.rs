@@ -15,7 +15,12 @@ pub struct StepInputs<'a> {
     pub page_columns: usize,
     /// Tokens whose logits are wanted, `[R]`.
     pub logit_rows: &'a [i32],
+    /// Each token's table of rotary frequencies, `[T]`: 0, or 1 in a long sequence of a model that has two.
+    pub rope_tables: &'a [i32],
 }
+
+/// Most tables of rotary frequencies a model has.
+pub const ROPE_TABLES: u64 = 2;
 
 /// What a program and the reserved memory allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,7 @@ impl StepInputs<'_> {
         length("ids", tokens, 1..=limits.tokens)?;
         length("positions", self.positions.len(), tokens..=tokens)?;
         length("sequences", self.sequences.len(), tokens..=tokens)?;
+        length("rope_tables", self.rope_tables.len(), tokens..=tokens)?;
         length("logit_rows", self.logit_rows.len(), 1..=limits.logit_rows)?;
         length("page_table columns", self.page_columns, 1..=limits.page_columns)?;
         let sequences = self.sequence_count();
@@ -71,6 +77,7 @@ impl StepInputs<'_> {
         indexes("positions", self.positions, slots)?;
         indexes("sequences", self.sequences, sequences as u64)?;
         indexes("page_table", self.page_table, limits.pages)?;
+        indexes("rope_tables", self.rope_tables, ROPE_TABLES)?;
         indexes("logit_rows", self.logit_rows, tokens as u64)
     }
 }
@@ -107,6 +114,7 @@ mod tests {
             page_table: &[4, 0, 1, 2],
             page_columns: 2,
             logit_rows: &[0, 2],
+            rope_tables: &[0, 1, 1],
         }
     }
 
@@ -127,6 +135,8 @@ mod tests {
             ("page_table columns", StepInputs { page_columns: 4, ..good() }),
             ("page_table rows", StepInputs { page_table: &[], ..good() }),
             ("page_table rows", StepInputs { page_table: &[0; 6], ..good() }),
+            ("rope_tables", StepInputs { rope_tables: &[0, 1], ..good() }),
+            ("rope_tables", StepInputs { rope_tables: &[0, 2, 0], ..good() }),
             ("logit_rows", StepInputs { logit_rows: &[3], ..good() }),
             ("logit_rows", StepInputs { logit_rows: &[], ..good() }),
             ("logit_rows", StepInputs { logit_rows: &[0; 3], ..good() }),

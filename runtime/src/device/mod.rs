@@ -34,6 +34,9 @@ pub trait Device: Send {
     /// unknown name.
     fn output(&self, name: &str) -> Option<&[f32]>;
 
+    /// As [`Device::output`], for results that hold integers: the experts a traced router selected.
+    fn output_ints(&self, name: &str) -> Option<&[i32]>;
+
     /// Memory it has reserved.
     fn memory(&self) -> DeviceMemory;
 }
@@ -101,6 +104,14 @@ pub enum DeviceError {
         /// The launch's label.
         label: String,
         /// Its panic message.
+        message: String,
+    },
+    /// A program of no artifact, or what a step of it is given, is not what it must be.
+    #[error("program {program:?}: {message}")]
+    Program {
+        /// The program.
+        program: String,
+        /// What is wrong.
         message: String,
     },
     /// An option cannot be met.

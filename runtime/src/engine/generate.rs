@@ -110,7 +110,7 @@ pub fn generate(
     let mut running: Vec<Running> = requests
         .iter()
         .map(|r| Running {
-            sequence: engine.open_sequence(),
+            sequence: engine.open_sequence_for(r.prompt.len() as u64),
             tokens: Vec::new(),
             finish: (r.max_tokens == 0).then_some(FinishReason::Length),
         })

@@ -6,6 +6,7 @@
 
 mod error;
 pub mod generate;
+mod rope;
 mod schedule;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::artifact::{Artifact, Manifest};
 use crate::device::{self, Device, DeviceChoice, DeviceMemory, LoadOptions, StepInputs};
 use crate::kv::pages::{PageError, PagePool, SequenceId};
 pub use error::EngineError;
+use rope::RopeTables;
 pub use schedule::Rows;
 use schedule::{Capacity, Piece, SubSteps};
 
@@ -106,6 +108,7 @@ struct Staging {
     sequences: Vec<i32>,
     page_table: Vec<i32>,
     logit_rows: Vec<i32>,
+    rope_tables: Vec<i32>,
     lengths: Vec<(usize, Rows)>,
     pieces: Vec<Piece>,
 }
@@ -115,6 +118,8 @@ pub struct Engine {
     device: Box<dyn Device>,
     pool: PagePool,
     limits: Limits,
+    /// For models whose rotary frequencies depend on a sequence's length.
+    rope: Option<RopeTables>,
     staging: Staging,
     /// Rows of steps that needed several sub-steps.
     logits: Vec<f32>,
@@ -152,7 +157,8 @@ impl Engine {
             capacity: Capacity { tokens, rows, sequences: manifest.max_sequences as usize },
             buckets,
         };
-        Engine { device, pool: PagePool::new(pages), limits, staging: Staging::default(), logits: Vec::new() }
+        let rope = manifest.model.rope_switch.map(RopeTables::new);
+        Engine { device, pool: PagePool::new(pages), limits, rope, staging: Staging::default(), logits: Vec::new() }
     }
 
     /// The device's description.
@@ -170,6 +176,11 @@ impl Engine {
         self.limits.vocabulary
     }
 
+    /// Most rows of logits that one sub-step computes; a step of no more tokens is one sub-step.
+    pub fn max_logit_rows(&self) -> usize {
+        self.limits.capacity.rows
+    }
+
     /// Longest sequence in tokens.
     pub fn max_model_len(&self) -> u64 {
         self.limits.max_model_len
@@ -182,7 +193,28 @@ impl Engine {
 
     /// Opens an empty sequence.
     pub fn open_sequence(&mut self) -> SequenceId {
-        self.pool.open()
+        self.open_sequence_for(0)
+    }
+
+    /// Opens an empty sequence whose prompt has that many tokens. Where a model treats long sequences differently, it is
+    /// then treated so from its first token on, in whatever pieces the prompt is given.
+    pub fn open_sequence_for(&mut self, prompt_tokens: u64) -> SequenceId {
+        let sequence = self.pool.open();
+        if let Some(rope) = &mut self.rope {
+            rope.open(sequence, prompt_tokens);
+        }
+        sequence
+    }
+
+    /// A result of the last sub-step that holds integers, such as the experts a traced router selected, row-major; `None`
+    /// where the artifact has none of that name.
+    pub fn output_ints(&self, name: &str) -> Option<&[i32]> {
+        self.device.output_ints(name)
+    }
+
+    /// As [`Engine::output_ints`], for real numbers.
+    pub fn output(&self, name: &str) -> Option<&[f32]> {
+        self.device.output(name)
     }
 
     /// Opens a sequence that shares the first `tokens` of another, a multiple of 16.
@@ -190,7 +222,11 @@ impl Engine {
     /// # Errors
     /// No such sequence or length.
     pub fn fork_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<SequenceId, EngineError> {
-        Ok(self.pool.fork(sequence, tokens)?)
+        let fork = self.pool.fork(sequence, tokens)?;
+        if let Some(rope) = &mut self.rope {
+            rope.fork(sequence, fork, tokens);
+        }
+        Ok(fork)
     }
 
     /// Forgets the tokens of a sequence from `tokens` on.
@@ -198,7 +234,11 @@ impl Engine {
     /// # Errors
     /// No such sequence or length, or a cut within a shared page.
     pub fn truncate_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<(), EngineError> {
-        Ok(self.pool.truncate(sequence, tokens)?)
+        self.pool.truncate(sequence, tokens)?;
+        if let Some(rope) = &mut self.rope {
+            rope.truncate(sequence, tokens);
+        }
+        Ok(())
     }
 
     /// Ends a sequence and frees its pages.
@@ -206,7 +246,11 @@ impl Engine {
     /// # Errors
     /// No such sequence.
     pub fn close_sequence(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
-        Ok(self.pool.close(sequence)?)
+        self.pool.close(sequence)?;
+        if let Some(rope) = &mut self.rope {
+            rope.close(sequence);
+        }
+        Ok(())
     }
 
     /// Appends tokens to sequences and gives the logits asked for.
@@ -246,12 +290,37 @@ impl Engine {
         sink: &mut dyn FnMut(LogitRow),
     ) -> Result<Option<usize>, EngineError> {
         self.validate(chunks)?;
+        self.switch_tables(chunks)?;
+        self.append(chunks, direct, sink)
+    }
+
+    /// Computes again what a changed rotary table invalidates. If that fails, the sequence is left empty.
+    fn switch_tables(&mut self, chunks: &[Chunk]) -> Result<(), EngineError> {
+        for chunk in chunks {
+            let Some(rope) = &mut self.rope else { return Ok(()) };
+            let Some(ids) = rope.grow(chunk.sequence, chunk.tokens.len()) else { continue };
+            self.pool.truncate(chunk.sequence, 0)?;
+            let again = Chunk { sequence: chunk.sequence, tokens: &ids, logits: Rows::None };
+            self.append(&[again], false, &mut |_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Appends validated chunks.
+    fn append(
+        &mut self,
+        chunks: &[Chunk],
+        direct: bool,
+        sink: &mut dyn FnMut(LogitRow),
+    ) -> Result<Option<usize>, EngineError> {
         self.reserve(chunks)?;
         let mut staging = std::mem::take(&mut self.staging);
         let result = self.run_sub_steps(chunks, &mut staging, direct, sink);
         self.staging = staging;
         if result.is_err() {
             self.roll_back(chunks, chunks.len());
+        } else if let Some(rope) = &mut self.rope {
+            chunks.iter().for_each(|c| rope.append(c.sequence, c.tokens));
         }
         result
     }
@@ -345,24 +414,27 @@ impl Engine {
             page_table: &staging.page_table,
             page_columns: self.limits.page_columns,
             logit_rows: &staging.logit_rows,
+            rope_tables: &staging.rope_tables,
         };
         Ok(self.device.step(bucket, &inputs)?)
     }
 
     /// Fills in the metadata of a sub-step.
     fn stage(&self, chunks: &[Chunk], staging: &mut Staging) -> Result<(), EngineError> {
-        let Staging { ids, positions, sequences, page_table, logit_rows, pieces, .. } = staging;
-        for list in [&mut *ids, positions, sequences, page_table, logit_rows] {
+        let Staging { ids, positions, sequences, page_table, logit_rows, rope_tables, pieces, .. } = staging;
+        for list in [&mut *ids, positions, sequences, page_table, logit_rows, rope_tables] {
             list.clear();
         }
         for (row, piece) in pieces.iter().enumerate() {
             let chunk = &chunks[piece.chunk];
             let start = self.pool.tokens(chunk.sequence)? - chunk.tokens.len() as u64;
             let first_row = ids.len();
+            let table = self.rope.as_ref().map_or(0, |rope| rope.table(chunk.sequence));
             for token in piece.tokens.clone() {
                 ids.push(chunk.tokens[token] as i32);
                 positions.push((start + token as u64) as i32);
                 sequences.push(row as i32);
+                rope_tables.push(table);
             }
             logit_rows.extend(piece.rows.clone().map(|t| (first_row + t - piece.tokens.start) as i32));
             page_table.extend(self.pool.table(chunk.sequence)?.iter().map(|page| *page as i32));

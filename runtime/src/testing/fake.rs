@@ -113,6 +113,10 @@ impl Device for FakeDevice {
         (name == "logits").then_some(self.logits.as_slice())
     }
 
+    fn output_ints(&self, _: &str) -> Option<&[i32]> {
+        None
+    }
+
     fn memory(&self) -> DeviceMemory {
         DeviceMemory::default()
     }

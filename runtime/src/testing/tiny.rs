@@ -95,7 +95,7 @@ impl TinyModel {
         };
         let rope = |x, heads, label| {
             format!(
-                "  launch rope \"\" {{x = read %{x}, positions = input \"positions\", inv_freq = weight \"rope.inv_freq\", out = update %{x}, tokens = T, heads = {heads}, head_dim = {HEAD_DIM}, pairs = {PAIRS}, interleaved = 0, scale = float 1.0}} \"{label}\"\n"
+                "  launch rope \"\" {{x = read %{x}, positions = input \"positions\", inv_freq = weight \"rope.inv_freq\", table = null, out = update %{x}, tokens = T, heads = {heads}, head_dim = {HEAD_DIM}, pairs = {PAIRS}, tables = 1, interleaved = 0, scale = float 1.0, reserved = 0}} \"{label}\"\n"
             )
         };
         let paged =
@@ -120,9 +120,9 @@ impl TinyModel {
             rope(2, HEADS, "q.rope"),
             rope(3, KV_HEADS, "k.rope"),
             format!("  launch kv_append \"f32\" {{k = read %3, v = read %4, {paged}, kv = update state \"kv.0\", tokens = T, kv_heads = {KV_HEADS}, head_dim = {HEAD_DIM}, page_table_stride = P}} \"append\"\n"),
-            format!("  launch attention \"f32\" {{q = read %2, kv = read state \"kv.0\", {paged}, out = write %5, tokens = T, heads = {HEADS}, kv_heads = {KV_HEADS}, head_dim = {HEAD_DIM}, page_table_stride = P, window = 0, scale = float {SCALE:?}, softcap = float 0.0}} \"attention\"\n"),
+            format!("  launch attention \"f32\" {{q = read %2, kv = read state \"kv.0\", {paged}, sinks = null, out = write %5, tokens = T, heads = {HEADS}, kv_heads = {KV_HEADS}, head_dim = {HEAD_DIM}, page_table_stride = P, window = 0, value_dim = 0, reserved = 0, scale = float {SCALE:?}, softcap = float 0.0}} \"attention\"\n"),
             matmul(5, "o", "weight \"o.bias\"", 6, "T", h, q),
-            format!("  launch binary \"add\" {{a = read %0, b = read %6, out = write %7, count = T * {h}}} \"residual\"\n"),
+            format!("  launch binary \"add\" {{a = read %0, b = read %6, out = write %7, count = T * {h}, limit = float 0.0, reserved = 0}} \"residual\"\n"),
             format!("  launch gather_rows \"\" {{x = read %7, rows = input \"logit_rows\", out = write %8, count = R, cols = {h}}} \"rows\"\n"),
             norm(8, "head.norm", 9, "R"),
             matmul(9, "head", "null", 10, "R", v, h),
@@ -213,6 +213,10 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
             head_dim: HEAD_DIM as u64,
             max_context: MAX_CONTEXT,
             parameters: weights.iter().map(|w| w.shape.iter().product::<u64>()).sum(),
+            active_parameters: weights.iter().map(|w| w.shape.iter().product::<u64>()).sum(),
+            rope_switch: None,
+            experts: 0,
+            experts_per_token: 0,
             eos_ids: vec![3],
             source_format: "huggingface".into(),
         },
@@ -221,6 +225,9 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
         kv: KvInfo {
             dtype: "f32".into(),
             page_tokens: 16,
+            heads: KV_HEADS as u64,
+            head_dim: HEAD_DIM as u64,
+            planes: 2,
             page_bytes_per_layer: page,
             bytes_per_token: page / 16,
             states: vec!["kv.0".into()],

@@ -1,4 +1,4 @@
-//! Causal attention over the paged cache: a block of the grid is a tile of tokens and one KV head with its query heads.
+//! Causal attention over the paged cache: a block of the grid is a tile of tokens and up to 16 query heads of one KV head.
 //!
 //! The rows of a tile (a token and a query head each) share every key and value loaded. Keys of a page lie 16 to a vector,
 //! so a score needs no horizontal sum. Chunks of 64 positions, counted from position 0 of the sequence, are visited in order
@@ -6,14 +6,19 @@
 //! depends on its own position, window and sequence alone, never on the tile it shares: the bits are those of the row alone,
 //! on every instruction set. Per row, in this order:
 //!
+//! * a sink, if there is one, comes first: the running maximum starts there and the sum of lane 0 at 1;
 //! * score of a key: `acc = fma(k[d], q[d] · scale, acc)` for ascending `d` from 0, then the softcap;
 //! * a chunk's maximum joins the running one; when that grows, sums and output are multiplied by `exp(old - new)`;
 //! * weights are summed in 16 lanes, lane = position mod 16, ascending; lanes at the end in a tree;
 //! * output: `acc = fma(v, weight, acc)` for ascending positions; divided by the sum at the end.
 //!
 //! Positions a row does not see may hold anything, NaN included: their scores are selected away and their values never
-//! touched for that row. A long context at decode is one block a KV head: splitting it over threads would take a second
-//! launch to merge, which the ABI does not have.
+//! touched for that row. A long context at decode is one block for 16 query heads: splitting it over threads would take a
+//! second launch to merge, which the ABI does not have.
+//!
+//! Latent attention (DeepSeek-AI, "DeepSeek-V2", 2024, with the up-projections absorbed) keeps keys alone; values are their
+//! first dimensions. As one or few KV heads serve many query heads, a chunk's keys are widened and transposed to values once for
+//! all rows of a tile, and everything after that is the same.
 
 mod softmax;
 mod tile;
@@ -51,6 +56,9 @@ const MAX_TOKENS: usize = 16;
 /// Most rows of a tile of several tokens: their queries and outputs stay in the first cache.
 const MAX_ROWS: usize = 48;
 
+/// Most query heads of a block: one KV head may serve 128, which are work for many threads.
+const MAX_HEADS: usize = 16;
+
 /// Tiles a step is cut into before tiles grow, so that many threads find work.
 const MIN_TILES: usize = 16;
 
@@ -59,7 +67,7 @@ const STAGED_ROWS: usize = 12;
 
 /// Blocks of the launch's grid.
 pub fn blocks(params: &AttentionParams) -> usize {
-    (params.tokens as usize).div_ceil(tile_tokens(params)) * params.kv_heads as usize
+    (params.tokens as usize).div_ceil(tile_tokens(params)) * params.kv_heads as usize * parts(params)
 }
 
 /// Bytes of scratch memory: queries, outputs and sums of a tile's rows, weights and widened keys and values of a chunk.
@@ -82,11 +90,29 @@ fn group(p: &AttentionParams) -> usize {
     p.heads.checked_div(p.kv_heads).unwrap_or(0) as usize
 }
 
+/// Blocks that share the query heads of a KV head.
+#[inline(always)]
+fn parts(p: &AttentionParams) -> usize {
+    group(p).div_ceil(MAX_HEADS).max(1)
+}
+
+/// Most query heads of a block.
+#[inline(always)]
+fn part_heads(p: &AttentionParams) -> usize {
+    group(p).div_ceil(parts(p))
+}
+
+/// Dimensions of a value.
+#[inline(always)]
+fn value_dim(p: &AttentionParams) -> usize {
+    if p.value_dim > 0 { p.value_dim as usize } else { p.head_dim as usize }
+}
+
 /// Tokens of a tile; never fewer in a larger step.
 #[inline(always)]
 fn tile_tokens(p: &AttentionParams) -> usize {
     let many = 1 << (p.tokens as usize / MIN_TILES).max(1).ilog2();
-    many.min(MAX_TOKENS).min(MAX_ROWS / group(p).max(1)).max(1)
+    many.min(MAX_TOKENS).min(MAX_ROWS / part_heads(p).max(1)).max(1)
 }
 
 /// Offsets in the scratch memory, in floats, each a multiple of 16.
@@ -109,13 +135,14 @@ struct Layout {
 impl Layout {
     #[inline(always)]
     fn new(p: &AttentionParams) -> Layout {
-        let stride = (p.head_dim as usize).next_multiple_of(LANES);
-        let rows = tile_tokens(p) * group(p);
-        let outputs = rows * stride;
+        let dim = (p.head_dim as usize).next_multiple_of(LANES);
+        let stride = value_dim(p).next_multiple_of(LANES);
+        let rows = tile_tokens(p) * part_heads(p);
+        let outputs = rows * dim;
         let softmax = outputs + rows * stride;
         let weights = softmax + rows * (size_of::<Softmax>() / size_of::<f32>());
         let keys = weights + tile::MAX_WIDTH * CHUNK;
-        let values = keys + CHUNK * stride;
+        let values = keys + CHUNK * dim;
         Layout { queries: 0, outputs, softmax, weights, keys, values, floats: values + CHUNK * stride }
     }
 }
@@ -150,17 +177,24 @@ impl Workspace {
     }
 }
 
-/// Consecutive positions of one sequence and the query heads of one KV head.
+/// Consecutive positions of one sequence and query heads of one KV head.
 struct Tile {
     /// The first token.
     token: usize,
     tokens: usize,
     kv_head: usize,
-    /// Rows a token.
-    group: usize,
+    /// The first query head.
+    head: usize,
+    /// Query heads: rows a token.
+    heads: usize,
+    /// Dimensions of a query and a key.
     dim: usize,
-    /// `dim`, padded to whole vectors.
+    /// Dimensions of a value.
+    value_dim: usize,
+    /// `value_dim`, padded to whole vectors.
     stride: usize,
+    /// Whether values are the first dimensions of keys.
+    latent: bool,
     /// Position of the first token.
     position: usize,
     /// Positions seen, `usize::MAX` for all.
@@ -168,9 +202,40 @@ struct Tile {
 }
 
 impl Tile {
+    /// The tile from `token` on of a block of the grid, which ends before the token `end`.
+    ///
+    /// # Safety
+    /// The tokens are of the launch, and `block` of its grid.
+    #[inline(always)]
+    unsafe fn new(p: &AttentionParams, block: usize, token: usize, end: usize) -> Tile {
+        let (parts, most) = (parts(p), part_heads(p));
+        let (kv_head, part) = (block / parts % p.kv_heads as usize, block % parts);
+        // SAFETY: the token is of the launch.
+        let (tokens, position) = unsafe { (run_length(p, token, end), *p.positions.add(token) as usize) };
+        Tile {
+            token,
+            tokens,
+            kv_head,
+            head: kv_head * group(p) + part * most,
+            heads: most.min(group(p) - part * most),
+            dim: p.head_dim as usize,
+            value_dim: value_dim(p),
+            stride: value_dim(p).next_multiple_of(LANES),
+            latent: p.value_dim > 0,
+            position,
+            window: if p.window == 0 { usize::MAX } else { p.window as usize },
+        }
+    }
+
     #[inline(always)]
     fn rows(&self) -> usize {
-        self.tokens * self.group
+        self.tokens * self.heads
+    }
+
+    /// Token of the launch and query head of a row.
+    #[inline(always)]
+    fn place(&self, row: usize) -> (usize, usize) {
+        (self.token + row / self.heads, self.head + row % self.heads)
     }
 
     /// Positions of the sequence that token `i` of the tile sees.
@@ -196,22 +261,13 @@ impl<T: KvElement> Body for Attention<T> {
         // SAFETY: the caller passes this kernel's parameters, valid for the extents they state, and its scratch memory.
         unsafe {
             let p = &*params.cast::<AttentionParams>();
-            let (kv_heads, tokens, dim) = (p.kv_heads as usize, tile_tokens(p), p.head_dim as usize);
+            let (columns, tokens) = (p.kv_heads as usize * parts(p), tile_tokens(p));
             let workspace = Workspace::new(p, scratch);
             for block in blocks.start..blocks.end.min(self::blocks(p)) {
-                let (mut token, kv_head) = (block / kv_heads * tokens, block % kv_heads);
+                let mut token = block / columns * tokens;
                 let end = (token + tokens).min(p.tokens as usize);
                 while token < end {
-                    let tile = Tile {
-                        token,
-                        tokens: run_length(p, token, end),
-                        kv_head,
-                        group: group(p),
-                        dim,
-                        stride: dim.next_multiple_of(LANES),
-                        position: *p.positions.add(token) as usize,
-                        window: if p.window == 0 { usize::MAX } else { p.window as usize },
-                    };
+                    let tile = Tile::new(p, block, token, end);
                     attend::<T, S>(p, &tile, &workspace);
                     token += tile.tokens;
                 }
@@ -249,13 +305,13 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
     unsafe {
         let table = p.page_table.add(*p.sequences.add(tile.token) as usize * p.page_table_stride as usize);
         let (first, last) = (tile.sees(0).start, tile.position + tile.tokens - 1);
-        let staged = tile.rows() >= STAGED_ROWS || tile.dim != tile.stride;
+        let staged = tile.latent || tile.rows() >= STAGED_ROWS || tile.dim != tile.stride;
         start::<S>(p, tile, w);
         for chunk in first / CHUNK..=last / CHUNK {
             let columns = (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
             let loaded = load::<T>(p, tile, table, chunk, columns);
             if staged {
-                let loaded = loaded.widen::<S>(tile.dim, tile.stride, w.keys, w.values);
+                let loaded = loaded.widen::<S>(tile.dim, tile.value_dim, w.keys, w.values);
                 visit::<f32, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
             } else {
                 visit::<T, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
@@ -277,20 +333,23 @@ unsafe fn load<T: KvElement>(
     chunk: usize,
     columns: Range<usize>,
 ) -> Loaded<T> {
-    let kv_heads = p.kv_heads as usize;
-    let mut loaded = Loaded::new(tile.dim);
+    let (kv_heads, dim) = (p.kv_heads as usize, tile.dim);
+    let planes = if tile.latent { kv::KEYS } else { kv::KEYS_AND_VALUES };
+    let mut loaded = Loaded::new(dim);
     for column in columns {
         // SAFETY: the page is of the pool.
         unsafe {
-            let page = p.kv.cast::<T>().add(*table.add(column) as usize * kv::page_elements(kv_heads, tile.dim));
-            loaded.keys[column - chunk * CHUNK_PAGES] = page.add(kv::keys(tile.kv_head, tile.dim));
-            loaded.values[column - chunk * CHUNK_PAGES] = page.add(kv::values(tile.kv_head, kv_heads, tile.dim));
+            let page = p.kv.cast::<T>().add(*table.add(column) as usize * kv::page_elements(planes, kv_heads, dim));
+            loaded.keys[column - chunk * CHUNK_PAGES] = page.add(kv::keys(tile.kv_head, dim));
+            if !tile.latent {
+                loaded.values[column - chunk * CHUNK_PAGES] = page.add(kv::values(tile.kv_head, kv_heads, dim));
+            }
         }
     }
     loaded
 }
 
-/// Loads the queries, scaled and transposed by register tiles; nothing is seen so far.
+/// Loads the queries, scaled and transposed by register tiles; nothing is seen so far but sinks.
 ///
 /// # Safety
 /// As [`attend`].
@@ -301,7 +360,7 @@ unsafe fn start<S: Simd>(p: &AttentionParams, tile: &Tile, w: &Workspace) {
     while row < rows {
         let width = width::<S>(rows - row);
         for r in row..row + width {
-            let (token, head) = (tile.token + r / tile.group, tile.kv_head * tile.group + r % tile.group);
+            let (token, head) = tile.place(r);
             // SAFETY: the head is of the launch; the workspace has a place for each row.
             unsafe {
                 let from = p.q.add((token * heads + head) * tile.dim);
@@ -310,7 +369,8 @@ unsafe fn start<S: Simd>(p: &AttentionParams, tile: &Tile, w: &Workspace) {
                     *to.add(d * width) = *from.add(d) * p.scale;
                 }
                 w.outputs.add(r * tile.stride).write_bytes(0, tile.stride);
-                w.softmax.add(r).write(Softmax::START);
+                let first = if p.sinks.is_null() { Softmax::START } else { Softmax::with_sink(*p.sinks.add(head)) };
+                w.softmax.add(r).write(first);
             }
         }
         row += width;
@@ -335,7 +395,7 @@ unsafe fn visit<T: KvElement, S: Simd>(tile: &Tile, w: &Workspace, start: usize,
                 let pages = seen.start / PAGE..seen.end.div_ceil(PAGE);
                 score::<T, S>(loaded, pages, w.queries.add(row * tile.dim), width, tile.dim, w.weights);
                 for r in part.rows.clone() {
-                    let seen = tile.sees_of_chunk(r / tile.group, start);
+                    let seen = tile.sees_of_chunk(r / tile.heads, start);
                     let output = std::slice::from_raw_parts_mut(w.outputs.add(r * tile.stride), tile.stride);
                     (*w.softmax.add(r)).weigh(&mut *w.weights.add(r - row), seen, softcap, output);
                 }
@@ -360,7 +420,7 @@ struct Part<'a> {
 impl Part<'_> {
     #[inline(always)]
     fn tokens(&self) -> Range<usize> {
-        self.rows.start / self.tile.group..self.rows.end.div_ceil(self.tile.group)
+        self.rows.start / self.tile.heads..self.rows.end.div_ceil(self.tile.heads)
     }
 
     /// Positions of the chunk that at least one row sees.
@@ -384,7 +444,7 @@ impl Part<'_> {
                 return (all.clone(), common.clone());
             }
             let token = tokens.start + step % (count + 1);
-            let rows = (token * tile.group).max(all.start)..((token + 1) * tile.group).min(all.end);
+            let rows = (token * tile.heads).max(all.start)..((token + 1) * tile.heads).min(all.end);
             let seen = sees(token);
             let slots = if step < count {
                 seen.start..seen.end.min(common.start)
@@ -403,12 +463,12 @@ impl Part<'_> {
 #[inline(always)]
 unsafe fn finish(p: &AttentionParams, tile: &Tile, w: &Workspace) {
     for r in 0..tile.rows() {
-        let (token, head) = (tile.token + r / tile.group, tile.kv_head * tile.group + r % tile.group);
+        let (token, head) = tile.place(r);
         // SAFETY: the head is of the launch; the workspace has a place for each row.
         unsafe {
             let inverse = 1.0 / tree_sum((*w.softmax.add(r)).sum);
-            let to = p.out.add((token * p.heads as usize + head) * tile.dim);
-            for d in 0..tile.dim {
+            let to = p.out.add((token * p.heads as usize + head) * tile.value_dim);
+            for d in 0..tile.value_dim {
                 *to.add(d) = *w.outputs.add(r * tile.stride + d) * inverse;
             }
         }

@@ -19,6 +19,14 @@ impl Softmax {
     /// Nothing seen.
     pub const START: Softmax = Softmax { sum: [0.0; LANES], max: f32::MIN };
 
+    /// A sink's score seen, which has no value. An infinite one counts as the greatest or least number.
+    #[inline(always)]
+    pub fn with_sink(score: f32) -> Softmax {
+        let mut sum = [0.0; LANES];
+        sum[0] = 1.0;
+        Softmax { sum, max: score.clamp(f32::MIN, f32::MAX) }
+    }
+
     /// Turns a chunk's scores into weights relative to the running maximum, 0 for positions not `seen`; rescales what was
     /// summed, here and in `output`, when that maximum grows.
     #[inline(always)]

@@ -17,9 +17,13 @@ struct Setting {
     group: usize,
     kv_heads: usize,
     dim: usize,
+    /// Latent attention where it is not 0.
+    value_dim: usize,
     window: usize,
     softcap: f32,
     scale: f32,
+    /// A score for each query head.
+    sinks: Option<Vec<f32>>,
 }
 
 /// Queries, keys and values of a sequence, token by token.
@@ -33,6 +37,14 @@ struct Sequence {
 impl Setting {
     fn heads(&self) -> usize {
         self.group * self.kv_heads
+    }
+
+    fn out_dim(&self) -> usize {
+        if self.value_dim > 0 { self.value_dim } else { self.dim }
+    }
+
+    fn planes(&self) -> usize {
+        if self.value_dim > 0 { 1 } else { 2 }
     }
 
     fn sequence(&self, len: usize, random: &mut Random) -> Sequence {
@@ -60,12 +72,14 @@ impl Setting {
             let cap = f64::from(self.softcap);
             scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
         }
-        let max = scores.iter().copied().fold(f64::MIN, f64::max);
-        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-        let mut out = vec![0f64; dim];
+        let sink = self.sinks.as_ref().map(|s| f64::from(s[head]));
+        let max = scores.iter().copied().chain(sink).fold(f64::MIN, f64::max);
+        let sum: f64 = scores.iter().copied().chain(sink).map(|s| (s - max).exp()).sum();
+        let mut out = vec![0f64; self.out_dim()];
+        let values = if self.value_dim > 0 { &s.k } else { &s.v };
         for (p, score) in (first..=position).zip(scores) {
             let weight = (score - max).exp() / sum;
-            out.iter_mut().zip(row(&s.v, p)).for_each(|(o, v)| *o += weight * v);
+            out.iter_mut().zip(row(values, p)).for_each(|(o, v)| *o += weight * v);
         }
         out
     }
@@ -87,7 +101,7 @@ impl<'a> Cache<'a> {
         for i in (1..table.len()).rev() {
             table.swap(i, (random.bits() % (i as u64 + 1)) as usize);
         }
-        let elements = (table.len() + 1) * kv::page_elements(setting.kv_heads, setting.dim);
+        let elements = (table.len() + 1) * kv::page_elements(setting.planes(), setting.kv_heads, setting.dim);
         // All ones is a NaN in either type.
         let kv = vec![0xff; elements * if setting.variant == "f16" { 2 } else { 4 }];
         Cache { setting, kv, table, columns }
@@ -108,10 +122,10 @@ impl<'a> Cache<'a> {
         let (q, k, v) = (gather(&|s| &s.q, width), gather(&|s| &s.k, kv_width), gather(&|s| &s.v, kv_width));
         let positions: Vec<i32> = tokens.iter().map(|t| t.1 as i32).collect();
         let rows: Vec<i32> = tokens.iter().map(|t| t.0 as i32).collect();
-        let mut out = vec![f32::NAN; q.len()];
+        let mut out = vec![f32::NAN; tokens.len() * s.heads() * s.out_dim()];
         let append = KvAppendParams {
             k: k.as_ptr(),
-            v: v.as_ptr(),
+            v: if s.value_dim > 0 { std::ptr::null() } else { v.as_ptr() },
             positions: positions.as_ptr(),
             sequences: rows.as_ptr(),
             page_table: self.table.as_ptr(),
@@ -127,6 +141,7 @@ impl<'a> Cache<'a> {
             positions: positions.as_ptr(),
             sequences: rows.as_ptr(),
             page_table: self.table.as_ptr(),
+            sinks: s.sinks.as_ref().map_or(std::ptr::null(), |s| s.as_ptr()),
             out: out.as_mut_ptr(),
             tokens: tokens.len() as u32,
             heads: s.heads() as u32,
@@ -134,6 +149,8 @@ impl<'a> Cache<'a> {
             head_dim: s.dim as u32,
             page_table_stride: self.columns as u32,
             window: s.window as u32,
+            value_dim: s.value_dim as u32,
+            reserved: 0,
             scale: s.scale,
             softcap: s.softcap,
         };
@@ -189,7 +206,7 @@ fn generate(
         }
         if !tokens.is_empty() {
             let out = cache.step(sequences, &tokens, isa, random);
-            let width = setting.heads() * setting.dim;
+            let width = setting.heads() * setting.out_dim();
             for (token, row) in tokens.into_iter().zip(out.chunks_exact(width)) {
                 outputs.insert(token, row.iter().map(|x| x.to_bits()).collect());
             }
@@ -199,19 +216,43 @@ fn generate(
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
-    (
-        prop_oneof![Just("f16"), Just("f32")],
-        prop_oneof![1usize..=9, Just(16)],
+    let shape = (
+        prop_oneof![4 => 1usize..=9, 1 => Just(16), 1 => 17usize..40],
         1usize..=3,
         prop_oneof![Just(64usize), Just(32), Just(18), Just(29), Just(1), 1usize..100],
+        prop_oneof![3 => Just(0usize), 2 => 1usize..1000],
+    );
+    (
+        prop_oneof![Just("f16"), Just("f32")],
+        shape,
         prop_oneof![3 => Just(0usize), 1 => Just(1), 1 => Just(16), 1 => Just(64), 2 => 1usize..100],
         prop_oneof![2 => Just(0f32), 1 => 0.5f32..30.0],
         prop_oneof![Just(0.125f32), 0.01f32..3.0],
+        prop::option::weighted(0.4, prop::collection::vec(-9f32..9.0, 40 * 3)),
     )
-        .prop_map(|(variant, group, kv_heads, dim, window, softcap, scale)| {
+        .prop_map(|(variant, (group, kv_heads, dim, value), window, softcap, scale, sinks)| {
             let kv_heads = if group > 8 { 1 } else { kv_heads };
-            Setting { variant, group, kv_heads, dim, window, softcap, scale }
+            let value_dim = if value == 0 { 0 } else { 1 + value % dim };
+            Setting { variant, group, kv_heads, dim, value_dim, window, softcap, scale, sinks }
         })
+}
+
+/// Keys and values of `dim` for one KV head, everything seen.
+fn plain(variant: &'static str, group: usize, dim: usize, scale: f32) -> Setting {
+    Setting { variant, group, kv_heads: 1, dim, value_dim: 0, window: 0, softcap: 0.0, scale, sinks: None }
+}
+
+/// Of each output of a run, its distance from the definition.
+fn errors<'a>(setting: &'a Setting, sequences: &'a [Sequence], outputs: Outputs) -> impl Iterator<Item = f64> + 'a {
+    outputs.into_iter().flat_map(move |((s, position), row)| {
+        let heads = row.chunks_exact(setting.out_dim()).enumerate();
+        let errors = heads.flat_map(|(head, out)| {
+            let expected = setting.expected(&sequences[s], position, head);
+            out.iter().zip(expected).map(|(bits, e)| (f64::from(f32::from_bits(*bits)) - e).abs()).collect::<Vec<_>>()
+        });
+        // A NaN is as wrong as can be.
+        errors.map(|e| if e.is_nan() { f64::INFINITY } else { e }).collect::<Vec<_>>()
+    })
 }
 
 proptest! {
@@ -222,15 +263,8 @@ proptest! {
         let mut random = Random(seed);
         let sequences: Vec<_> = lens.iter().map(|len| setting.sequence(*len, &mut random)).collect();
         let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |r| 1 + (r.bits() % 90) as usize);
-        for ((s, position), row) in outputs {
-            for (head, out) in row.chunks_exact(setting.dim).enumerate() {
-                let expected = setting.expected(&sequences[s], position, head);
-                for (bits, expected) in out.iter().zip(expected) {
-                    let out = f32::from_bits(*bits);
-                    prop_assert!((f64::from(out) - expected).abs() < 2e-5, "{s} {position} {head}: {out} {expected}");
-                }
-            }
-        }
+        let worst = errors(&setting, &sequences, outputs).fold(0.0, f64::max);
+        prop_assert!(worst < 2e-5, "{}", worst);
     }
 
     #[test]
@@ -253,7 +287,7 @@ proptest! {
 #[test]
 fn long_prompts_have_the_bits_of_single_tokens() {
     for (group, window) in [(3, 0), (1, 70), (4, 200)] {
-        let setting = Setting { variant: "f16", group, kv_heads: 1, dim: 64, window, softcap: 0.0, scale: 0.125 };
+        let setting = Setting { window, ..plain("f16", group, 64, 0.125) };
         let mut random = Random(group as u64);
         let sequences = [setting.sequence(512, &mut random)];
         let alone = generate(&setting, &sequences, Isa::best(), &mut random, false, |_| 1);
@@ -266,7 +300,7 @@ fn long_prompts_have_the_bits_of_single_tokens() {
 /// An infinite value is seen by its own and later tokens alone, though earlier ones share their tile.
 #[test]
 fn what_is_not_seen_does_not_leak() {
-    let setting = Setting { variant: "f32", group: 2, kv_heads: 1, dim: 20, window: 30, softcap: 0.0, scale: 0.2 };
+    let setting = Setting { window: 30, ..plain("f32", 2, 20, 0.2) };
     let mut random = Random(5);
     let mut sequence = setting.sequence(128, &mut random);
     sequence.v[70 * 20 + 3] = f32::INFINITY;
@@ -280,24 +314,48 @@ fn what_is_not_seen_does_not_leak() {
 /// Scores far beyond what `exp` can hold are told apart by their differences.
 #[test]
 fn great_scores_do_not_overflow() {
-    let setting = Setting { variant: "f32", group: 1, kv_heads: 1, dim: 16, window: 0, softcap: 0.0, scale: 1e4 };
+    let setting = plain("f32", 1, 16, 1e4);
     let mut random = Random(6);
     let sequences = [setting.sequence(200, &mut random)];
     let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |_| 200);
-    for ((_, position), row) in outputs {
-        let expected = setting.expected(&sequences[0], position, 0);
-        for (bits, expected) in row.iter().zip(expected) {
-            assert!((f64::from(f32::from_bits(*bits)) - expected).abs() < 2e-2, "{position}");
-        }
+    assert!(errors(&setting, &sequences, outputs).all(|e| e < 2e-2));
+}
+
+/// The shape of latent attention in DeepSeek's models; more query heads than a block takes.
+#[test]
+fn latent_attention_of_many_heads_is_as_defined() {
+    for group in [16, 20, 128] {
+        let setting = Setting { value_dim: 512, ..plain("f16", group, 576, 0.07) };
+        let mut random = Random(group as u64);
+        let sequences = [setting.sequence(if group == 128 { 3 } else { 70 }, &mut random)];
+        let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |_| 41);
+        assert!(outputs == generate(&setting, &sequences, Isa::best(), &mut random, false, |_| 1), "{group} heads");
+        assert!(errors(&setting, &sequences, outputs).all(|e| e < 2e-5), "{group} heads");
+    }
+}
+
+/// Infinite sinks take nothing or everything; the result is a number.
+#[test]
+fn sinks_may_be_infinite() {
+    let mut random = Random(7);
+    let without = plain("f32", 2, 16, 0.3);
+    let sequences = [without.sequence(20, &mut random)];
+    let run = |setting: &Setting| generate(setting, &sequences, Isa::best(), &mut Random(8), true, |_| 20);
+    let sinks = Some(vec![f32::NEG_INFINITY, f32::INFINITY]);
+    let (expected, got) = (run(&without), run(&Setting { sinks, ..plain("f32", 2, 16, 0.3) }));
+    for (token, row) in got {
+        assert_eq!(row[..16], expected[&token][..16]);
+        assert!(row[16..].iter().all(|bits| f32::from_bits(*bits) == 0.0));
     }
 }
 
 #[test]
 fn scratch_memory_grows_with_the_step() {
-    for heads in [1, 3, 7, 96] {
+    for (heads, value_dim) in [(1, 0), (3, 0), (7, 33), (96, 0), (128, 8)] {
         let mut last = 0;
         for tokens in 0..600 {
-            let p = AttentionParams { tokens, heads, kv_heads: 1, head_dim: 40, ..AttentionParams::default() };
+            let kv_heads = 1;
+            let p = AttentionParams { tokens, heads, kv_heads, head_dim: 40, value_dim, ..AttentionParams::default() };
             assert!(scratch_bytes(&p) >= last);
             last = scratch_bytes(&p);
         }

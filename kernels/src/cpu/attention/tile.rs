@@ -59,7 +59,7 @@ macro_rules! for_width {
 pub(super) struct Loaded<T> {
     /// `[dim][16]` each.
     pub keys: [*const T; CHUNK_PAGES],
-    /// `[16][value_stride]` each.
+    /// `[16][value_stride]` each; null also where keys hold the values, until they are widened.
     pub values: [*const T; CHUNK_PAGES],
     value_stride: usize,
 }
@@ -71,12 +71,15 @@ impl<T: KvElement> Loaded<T> {
         Loaded { keys: [null(); CHUNK_PAGES], values: [null(); CHUNK_PAGES], value_stride: dim }
     }
 
-    /// Copies as f32, rows of values padded with zeros to `stride`.
+    /// Copies as f32, rows of `value_dim` values padded with zeros to whole vectors. Where there are no values, they are made
+    /// of the first dimensions of the keys.
     ///
     /// # Safety
-    /// Needs the instruction set `S`; `keys` and `values` have room for a chunk of such rows.
+    /// Needs the instruction set `S`; `keys` and `values` have room for a chunk of such rows; `value_dim` is at most `dim`, and
+    /// `dim` where there are values.
     #[inline(always)]
-    pub unsafe fn widen<S: Simd>(&self, dim: usize, stride: usize, keys: *mut f32, values: *mut f32) -> Loaded<f32> {
+    pub unsafe fn widen<S: Simd>(&self, dim: usize, value_dim: usize, keys: *mut f32, values: *mut f32) -> Loaded<f32> {
+        let stride = value_dim.next_multiple_of(LANES);
         let mut wide = Loaded::<f32>::new(stride);
         for page in 0..CHUNK_PAGES {
             if self.keys[page].is_null() {
@@ -88,8 +91,12 @@ impl<T: KvElement> Loaded<T> {
                 for d in 0..dim {
                     S::store(to_keys.add(d * PAGE), T::load::<S>(self.keys[page].add(d * PAGE)));
                 }
-                for slot in 0..PAGE {
-                    widen_row::<T, S>(self.values[page].add(slot * dim), dim, to_values.add(slot * stride));
+                if self.values[page].is_null() {
+                    transpose_page(to_keys, value_dim, to_values);
+                } else {
+                    for slot in 0..PAGE {
+                        widen_row::<T, S>(self.values[page].add(slot * dim), dim, to_values.add(slot * stride));
+                    }
                 }
                 (wide.keys[page], wide.values[page]) = (to_keys, to_values);
             }
@@ -114,6 +121,31 @@ unsafe fn widen_row<T: KvElement, S: Simd>(from: *const T, dim: usize, to: *mut 
                 *x = (*from.add(d)).widen();
             }
             to.add(whole).cast::<[f32; LANES]>().write(tail);
+        }
+    }
+}
+
+/// From `[dim][16]` to `[16][stride]`, rows padded with zeros to whole vectors.
+///
+/// # Safety
+/// Both have room; `stride` is `dim`, padded to whole vectors.
+#[inline(always)]
+unsafe fn transpose_page(from: *const f32, dim: usize, to: *mut f32) {
+    let stride = dim.next_multiple_of(LANES);
+    for d in (0..stride).step_by(LANES) {
+        let mut block = [[0f32; PAGE]; LANES];
+        // SAFETY: as the caller says; no row past `dim` is read.
+        unsafe {
+            for (i, row) in block.iter_mut().enumerate().take(dim - d) {
+                *row = from.add((d + i) * PAGE).cast::<[f32; PAGE]>().read();
+            }
+            for slot in 0..PAGE {
+                let mut column = [0f32; LANES];
+                for (x, row) in column.iter_mut().zip(&block) {
+                    *x = row[slot];
+                }
+                to.add(slot * stride + d).cast::<[f32; LANES]>().write(column);
+            }
         }
     }
 }

@@ -51,11 +51,58 @@ impl Matrix {
             let values: Vec<f32> = random.values(cols).into_iter().map(|x| x + shift).collect();
             format.quantize_row(&values, row).unwrap();
         }
+        Matrix::from_rows(dtype, rows, cols, &row_major)
+    }
+
+    /// Any integers that `dtype` has, under random scales of many sizes; of the formats that can be made from such.
+    pub fn assembled(dtype: DType, rows: usize, cols: usize, seed: u64) -> Option<Matrix> {
+        let format = quant::format(dtype)?;
+        let mut random = Random(seed);
+        let row_bytes = format.row_bytes(cols)?;
+        let mut row_major = vec![0; rows * row_bytes];
+        for row in row_major.chunks_exact_mut(row_bytes) {
+            let rounded = {
+                let mut row = vec![0; row_bytes];
+                format.quantize_row(&vec![1.0; cols], &mut row).unwrap();
+                format.disassemble_row(&row, cols)
+            };
+            // Lists of the right lengths, refilled.
+            let mut integers = rounded.ok()?;
+            integers.codes.fill_with(|| code(dtype, random.bits()));
+            integers.scales.fill_with(|| scale(dtype, random.bits(), random.value()));
+            integers.zeros.fill_with(|| (random.bits() % 17) as u8);
+            integers.minima.fill_with(|| random.value());
+            format.assemble_row(&integers.as_integers(), row).unwrap();
+        }
+        Some(Matrix::from_rows(dtype, rows, cols, &row_major))
+    }
+
+    fn from_rows(dtype: DType, rows: usize, cols: usize, row_major: &[u8]) -> Matrix {
         let mut packed = vec![0; quant::packed_bytes(dtype, rows as u64, cols as u64).unwrap() as usize];
-        quant::pack(dtype, &row_major, rows, cols, &mut packed).unwrap();
+        quant::pack(dtype, row_major, rows, cols, &mut packed).unwrap();
         let mut values = vec![0.0; rows * cols];
-        quant::dequantize(dtype, &row_major, cols, &mut values).unwrap();
+        quant::dequantize(dtype, row_major, cols, &mut values).unwrap();
         Matrix { dtype, rows, cols, packed, values }
+    }
+}
+
+/// An integer of the format, from random bits.
+fn code(dtype: DType, bits: u64) -> u8 {
+    match dtype {
+        DType::Q5_0 | DType::Q5_1 => (bits % 32) as u8,
+        DType::Q8_0 | DType::Q8C => bits as u8,
+        DType::T2 => (bits % 3) as u8,
+        // Without the two NaNs.
+        DType::F8_E4M3 => (bits % 127) as u8 | (bits >> 8 & 0x80) as u8,
+        _ => (bits % 16) as u8,
+    }
+}
+
+/// A scale of the format: subnormal ones as well, and powers of two for MXFP4.
+fn scale(dtype: DType, bits: u64, value: f32) -> f32 {
+    match dtype {
+        DType::MXFP4 => quant::minifloat::power((bits % 240) as u8 >> (bits >> 20 & 7)),
+        _ => value * 2f32.powi(-((bits % 24) as i32)),
     }
 }
 

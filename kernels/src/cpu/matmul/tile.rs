@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 
 use super::activations::{Integers, Numbers, integer_row_bytes, stage_integers, stage_numbers};
-use super::weights::{CHUNK, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
+use super::weights::{CHUNK, Code, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
 use crate::cpu::simd::Simd;
 
 /// Chunks of a group.
@@ -118,14 +118,14 @@ impl<W: Columns> Product for FloatProduct<W> {
 /// Quantised weights by 8-bit activations.
 pub(crate) struct IntegerProduct<W>(PhantomData<W>);
 
-impl<P: Planes, C: Scales, const ZERO: i32> IntegerProduct<Quantised<P, C, ZERO>> {
+impl<P: Planes, C: Scales, N: Code> IntegerProduct<Quantised<P, C, N>> {
     /// `start + Σ q_w · q_x`.
     #[inline(always)]
     unsafe fn dot<S: Simd>(start: i32, codes: &[S::I], x: &[i32]) -> S::F {
         // SAFETY: the planes hold as many bits as they say.
         unsafe {
             S::to_f32(match P::BITS {
-                4 => S::dot::<4>(start, codes, x),
+                2 | 4 => S::dot::<4>(start, codes, x),
                 5 => S::dot::<5>(start, codes, x),
                 6 => S::dot::<6>(start, codes, x),
                 _ => S::dot::<8>(start, codes, x),
@@ -153,8 +153,8 @@ impl<P: Planes, C: Scales, const ZERO: i32> IntegerProduct<Quantised<P, C, ZERO>
     }
 }
 
-impl<P: Planes, C: Scales, const ZERO: i32> Product for IntegerProduct<Quantised<P, C, ZERO>> {
-    type Weights = Quantised<P, C, ZERO>;
+impl<P: Planes, C: Scales, N: Code> Product for IntegerProduct<Quantised<P, C, N>> {
+    type Weights = Quantised<P, C, N>;
     type Activation = Integers;
 
     const TOKENS: usize = INTEGER_TOKENS;
@@ -167,21 +167,21 @@ impl<P: Planes, C: Scales, const ZERO: i32> Product for IntegerProduct<Quantised
 
     #[inline(always)]
     unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Integers, stride: usize) {
-        let zero = if P::BITS == 8 { ZERO - S::WIDE_SHIFT } else { ZERO };
+        let zero = if P::BITS == 8 { N::ZERO - S::WIDE_SHIFT } else { N::ZERO };
         // SAFETY: passed on.
-        unsafe { stage_integers::<S>(row, cols / GROUP, (zero, C::HALVES), to, stride) }
+        unsafe { stage_integers::<S>(row, cols.div_ceil(GROUP), (zero, C::HALVES), to, stride) }
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const T: usize, const N: usize>(
+    unsafe fn tile<S: Simd, const T: usize, const M: usize>(
         first: Panel,
         panel_bytes: usize,
         x: *const Integers,
-    ) -> [[S::F; T]; N] {
-        // SAFETY: `first` and the `N - 1` panels behind it are whole, `x` has `T` records a group.
+    ) -> [[S::F; T]; M] {
+        // SAFETY: `first` and the `M - 1` panels behind it are whole, `x` has `T` records a group.
         unsafe {
-            let mut acc = [[S::zero(); T]; N];
-            for group in 0..first.cols / GROUP {
+            let mut acc = [[S::zero(); T]; M];
+            for group in 0..first.cols.div_ceil(GROUP) {
                 let x = x.add(group * T);
                 for (n, acc) in acc.iter_mut().enumerate() {
                     let panel = Panel { start: first.start.add(n * panel_bytes), cols: first.cols };

@@ -1,9 +1,11 @@
 //! How the kernels read packed weights: float columns, and the bit planes and scales of the quantised formats.
 //!
 //! The layout is that of `ir::quant` (rows16): lane `r` of every vector is row `r` of the panel. A quantised format is a
-//! pair of [`Planes`] and [`Scales`], so a new one is at most one of each and a line in the table of the module above.
+//! triple of [`Planes`], [`Scales`] and [`Code`], so a new one is at most one of each and a line in the table below.
 
 use std::marker::PhantomData;
+
+use ir::quant::minifloat::twice_e2m1;
 
 use crate::cpu::simd::{LANES, Simd};
 
@@ -18,6 +20,9 @@ const BLOCK_GROUPS: usize = 8;
 
 /// Bytes of 16 f16 scales.
 const F16_LANES: usize = 2 * LANES;
+
+/// Bytes of 16 f32 scales.
+const F32_LANES: usize = 4 * LANES;
 
 /// A panel of 16 packed rows.
 #[derive(Clone, Copy)]
@@ -140,6 +145,10 @@ pub(crate) struct U4U1;
 pub(crate) struct U4U2;
 /// 8 bits.
 pub(crate) struct U8;
+/// 2 bits.
+pub(crate) struct U2;
+/// E2M1 in 4 bits, as the whole numbers `2 · e2m1 + 12` of 5.
+pub(crate) struct TwiceE2m1;
 
 /// The field of `mask` that stands `bits` from the bottom of every byte of a vector in memory.
 ///
@@ -201,6 +210,85 @@ impl Planes for U8 {
     }
 }
 
+impl Planes for U2 {
+    const BITS: u32 = 2;
+    const BYTES: usize = 128;
+
+    #[inline(always)]
+    unsafe fn chunk<S: Simd>(planes: *const u8, chunk: usize) -> S::I {
+        // SAFETY: within the 2 vectors of the plane.
+        unsafe { field::<S>(planes.add(64 * (chunk / 4)), 2 * (chunk % 4), 0x03) }
+    }
+}
+
+impl Planes for TwiceE2m1 {
+    const BITS: u32 = 5;
+    const BYTES: usize = U4::BYTES;
+
+    #[inline(always)]
+    unsafe fn chunk<S: Simd>(planes: *const u8, chunk: usize) -> S::I {
+        const NUMBERS: [u8; 16] = {
+            let mut numbers = [0; 16];
+            let mut code = 0;
+            while code < 16 {
+                numbers[code] = (E2M1_ZERO as i8 + twice_e2m1(code as u8)) as u8;
+                code += 1;
+            }
+            numbers
+        };
+        // SAFETY: as `U4`, whose integers are less than 16.
+        unsafe { S::look_up(&NUMBERS, U4::chunk::<S>(planes, chunk)) }
+    }
+}
+
+/// What [`TwiceE2m1`] adds to `2 · e2m1`, its greatest magnitude.
+pub(crate) const E2M1_ZERO: i32 = 12;
+
+/// How an unsigned integer, one a lane, becomes the number that its step multiplies.
+pub(crate) trait Code {
+    /// The integer whose number is 0.
+    const ZERO: i32;
+    /// The numbers.
+    unsafe fn number<S: Simd>(code: S::I) -> S::F;
+}
+
+/// A whole number: the integer less `ZERO`.
+pub(crate) struct Integer<const ZERO: i32>;
+/// The bits of an E4M3 number.
+pub(crate) struct E4m3;
+
+impl<const ZERO: i32> Code for Integer<ZERO> {
+    const ZERO: i32 = ZERO;
+
+    #[inline(always)]
+    unsafe fn number<S: Simd>(code: S::I) -> S::F {
+        // SAFETY: passed on.
+        unsafe {
+            let q = S::to_f32(code);
+            if ZERO == 0 { q } else { S::sub(q, S::splat(ZERO as f32)) }
+        }
+    }
+}
+
+impl Code for E4m3 {
+    const ZERO: i32 = 0;
+
+    /// The exponent `e` and mantissa `m`, moved to where f32 has them below a bit of 2^7, are `v = 2^(e + 1) · (1 + m/8)`.
+    /// That is 256 times the number where `e > 0`; subnormals are `m/2 = 2v - 4`, which is less than `v` just where `e`
+    /// is 0. No operand is a subnormal f32, which processors are slow with.
+    #[inline(always)]
+    unsafe fn number<S: Simd>(code: S::I) -> S::F {
+        // SAFETY: passed on.
+        unsafe {
+            let fields = S::shl(S::and(code, S::splat_i32(0x7f)), 20);
+            let v = S::from_bits(S::or(fields, S::splat_i32(1 << 30)));
+            let magnitude = S::min(v, S::fma(v, S::splat(2.0), S::splat(-4.0)));
+            let sign = S::shl(S::and(code, S::splat_i32(0x80)), 24);
+            S::mul(magnitude, S::from_bits(S::or(sign, S::splat_i32((127 - 8) << 23))))
+        }
+    }
+}
+
 /// What turns the integers of a group to values.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps<S: Simd> {
@@ -222,8 +310,14 @@ pub(crate) trait Scales {
     unsafe fn steps<S: Simd>(region: *const u8, group: usize) -> Steps<S>;
 }
 
-/// One f16 step.
-pub(crate) struct Step;
+/// One f16 step each `GROUPS` groups.
+pub(crate) struct Step<const GROUPS: usize>;
+/// One f32 step each `GROUPS` groups, [`ROW`] for one a row.
+pub(crate) struct WideStep<const GROUPS: usize>;
+/// An f16 step and an 8-bit zero each `GROUPS` groups.
+pub(crate) struct StepAndZero<const GROUPS: usize>;
+/// A step that is half of a power of two, of 8 bits.
+pub(crate) struct HalfPower;
 /// An f16 step and an f16 offset.
 pub(crate) struct StepAndOffset;
 /// Q4_K, Q5_K: f16 step and minimum of 256 columns, times a 6-bit factor a group.
@@ -231,17 +325,71 @@ pub(crate) struct FactoredStepAndMinimum;
 /// Q6_K: f16 step of 256 columns, times a signed 8-bit factor each 16.
 pub(crate) struct FactoredSteps;
 
-impl Scales for Step {
+/// More groups than any row has.
+pub(crate) const ROW: usize = usize::MAX;
+
+impl<const GROUPS: usize> Scales for Step<GROUPS> {
     fn bytes(groups: usize) -> usize {
-        groups * F16_LANES
+        groups.div_ceil(GROUPS) * F16_LANES
     }
 
     #[inline(always)]
     unsafe fn steps<S: Simd>(region: *const u8, group: usize) -> Steps<S> {
         // SAFETY: the group lies in the region.
         unsafe {
-            let step = S::load_f16(region.add(group * F16_LANES).cast());
+            let step = S::load_f16(region.add(group / GROUPS * F16_LANES).cast());
             Steps { step: [step; 2], offset: S::zero() }
+        }
+    }
+}
+
+impl<const GROUPS: usize> Scales for WideStep<GROUPS> {
+    fn bytes(groups: usize) -> usize {
+        groups.div_ceil(GROUPS) * F32_LANES
+    }
+
+    #[inline(always)]
+    unsafe fn steps<S: Simd>(region: *const u8, group: usize) -> Steps<S> {
+        // SAFETY: the group lies in the region.
+        unsafe {
+            let step = S::load(region.add(group / GROUPS * F32_LANES).cast());
+            Steps { step: [step; 2], offset: S::zero() }
+        }
+    }
+}
+
+impl<const GROUPS: usize> Scales for StepAndZero<GROUPS> {
+    const AFFINE: bool = true;
+
+    fn bytes(groups: usize) -> usize {
+        groups.div_ceil(GROUPS) * (F16_LANES + LANES)
+    }
+
+    #[inline(always)]
+    unsafe fn steps<S: Simd>(region: *const u8, group: usize) -> Steps<S> {
+        // SAFETY: the group lies in the region.
+        unsafe {
+            let at = region.add(group / GROUPS * (F16_LANES + LANES));
+            let step = S::load_f16(at.cast());
+            let zero = S::load_u8(at.add(F16_LANES));
+            Steps { step: [step; 2], offset: S::sub(S::zero(), S::mul(zero, step)) }
+        }
+    }
+}
+
+impl Scales for HalfPower {
+    fn bytes(groups: usize) -> usize {
+        groups * LANES
+    }
+
+    #[inline(always)]
+    unsafe fn steps<S: Simd>(region: *const u8, group: usize) -> Steps<S> {
+        // SAFETY: the group lies in the region.
+        unsafe {
+            let power = S::from_bits(S::shl(S::widen_bytes(region.add(group * LANES)), 23));
+            // The exponent of a subnormal power is 0, whose bits are no number's.
+            let power = S::max(power, S::splat(f32::MIN_POSITIVE / 2.0));
+            Steps { step: [S::mul(power, S::splat(0.5)); 2], offset: S::zero() }
         }
     }
 }
@@ -305,15 +453,15 @@ impl Scales for FactoredSteps {
     }
 }
 
-/// Quantised weights of planes `P` and scales `C`, whose integer for the value 0 is `ZERO` where they are not affine.
-pub(crate) struct Quantised<P, C, const ZERO: i32>(PhantomData<(P, C)>);
+/// Quantised weights of planes `P` and scales `C`, whose integers are numbers as `N` says.
+pub(crate) struct Quantised<P, C, N>(PhantomData<(P, C, N)>);
 
-impl<P: Planes, C: Scales, const ZERO: i32> Quantised<P, C, ZERO> {
+impl<P: Planes, C: Scales, N: Code> Quantised<P, C, N> {
     /// The scale region of a panel.
     #[inline(always)]
     pub unsafe fn scale_region(panel: Panel) -> *const u8 {
         // SAFETY: the region lies in the panel.
-        unsafe { panel.start.add(panel.cols / GROUP * P::BYTES) }
+        unsafe { panel.start.add(panel.cols.div_ceil(GROUP) * P::BYTES) }
     }
 }
 
@@ -331,9 +479,9 @@ impl<S: Simd> Clone for QuantisedGroup<S> {
 
 impl<S: Simd> Copy for QuantisedGroup<S> {}
 
-impl<P: Planes, C: Scales, const ZERO: i32> Columns for Quantised<P, C, ZERO> {
+impl<P: Planes, C: Scales, N: Code> Columns for Quantised<P, C, N> {
     fn panel_bytes(cols: usize) -> usize {
-        let groups = cols / GROUP;
+        let groups = cols.div_ceil(GROUP);
         groups * P::BYTES + C::bytes(groups).next_multiple_of(64)
     }
 
@@ -356,12 +504,9 @@ impl<P: Planes, C: Scales, const ZERO: i32> Columns for Quantised<P, C, ZERO> {
             let step = if C::HALVES && chunk >= 4 { group.steps.step[1] } else { group.steps.step[0] };
             let mut columns = [S::zero(); CHUNK];
             for (i, column) in columns.iter_mut().enumerate() {
-                let q = S::to_f32(S::and(S::shr(codes, 8 * i as u32), S::splat_i32(0xff)));
-                *column = if C::AFFINE {
-                    S::add(S::mul(q, step), group.steps.offset)
-                } else {
-                    S::mul(S::sub(q, S::splat(ZERO as f32)), step)
-                };
+                let number = N::number::<S>(S::and(S::shr(codes, 8 * i as u32), S::splat_i32(0xff)));
+                let value = S::mul(number, step);
+                *column = if C::AFFINE { S::add(value, group.steps.offset) } else { value };
             }
             columns
         }
@@ -374,7 +519,7 @@ impl<P: Planes, C: Scales, const ZERO: i32> Columns for Quantised<P, C, ZERO> {
     }
 }
 
-/// Evaluates `$body` with `$W` the [`Quantised`] type of a dtype; `None` for other dtypes.
+/// Evaluates `$body` with `$W` the [`Quantised`] type of a dtype of integers; `None` for other dtypes.
 macro_rules! with_quantised {
     ($dtype:expr, $W:ident => $body:expr) => {{
         use $crate::cpu::matmul::weights::*;
@@ -385,14 +530,22 @@ macro_rules! with_quantised {
             }};
         }
         match $dtype {
-            DType::Q4_0 => with!(Quantised<U4, Step, 8>),
-            DType::Q4_1 => with!(Quantised<U4, StepAndOffset, 0>),
-            DType::Q5_0 => with!(Quantised<U4U1, Step, 16>),
-            DType::Q5_1 => with!(Quantised<U4U1, StepAndOffset, 0>),
-            DType::Q8_0 => with!(Quantised<U8, Step, 128>),
-            DType::Q4_K => with!(Quantised<U4, FactoredStepAndMinimum, 0>),
-            DType::Q5_K => with!(Quantised<U4U1, FactoredStepAndMinimum, 0>),
-            DType::Q6_K => with!(Quantised<U4U2, FactoredSteps, 32>),
+            DType::Q4_0 => with!(Quantised<U4, Step<1>, Integer<8>>),
+            DType::Q4_1 => with!(Quantised<U4, StepAndOffset, Integer<0>>),
+            DType::Q5_0 => with!(Quantised<U4U1, Step<1>, Integer<16>>),
+            DType::Q5_1 => with!(Quantised<U4U1, StepAndOffset, Integer<0>>),
+            DType::Q8_0 => with!(Quantised<U8, Step<1>, Integer<128>>),
+            DType::Q4_K => with!(Quantised<U4, FactoredStepAndMinimum, Integer<0>>),
+            DType::Q5_K => with!(Quantised<U4U1, FactoredStepAndMinimum, Integer<0>>),
+            DType::Q6_K => with!(Quantised<U4U2, FactoredSteps, Integer<32>>),
+            DType::Q4G64 => with!(Quantised<U4, Step<2>, Integer<8>>),
+            DType::Q4G128 => with!(Quantised<U4, Step<4>, Integer<8>>),
+            DType::Q4Z32 => with!(Quantised<U4, StepAndZero<1>, Integer<0>>),
+            DType::Q4Z64 => with!(Quantised<U4, StepAndZero<2>, Integer<0>>),
+            DType::Q4Z128 => with!(Quantised<U4, StepAndZero<4>, Integer<0>>),
+            DType::Q8C => with!(Quantised<U8, WideStep<ROW>, Integer<128>>),
+            DType::MXFP4 => with!(Quantised<TwiceE2m1, HalfPower, Integer<E2M1_ZERO>>),
+            DType::T2 => with!(Quantised<U2, WideStep<ROW>, Integer<1>>),
             _ => None,
         }
     }};
@@ -403,16 +556,17 @@ pub(crate) use with_quantised;
 macro_rules! with_format {
     ($dtype:expr, $W:ident => $body:expr) => {{
         use $crate::cpu::matmul::weights::*;
-        macro_rules! with_float {
+        macro_rules! with {
             ($type:ty) => {{
-                type $W = Floats<$type>;
+                type $W = $type;
                 $body
             }};
         }
         match $dtype {
-            DType::F32 => with_float!(F32),
-            DType::F16 => with_float!(F16),
-            DType::BF16 => with_float!(BF16),
+            DType::F32 => with!(Floats<F32>),
+            DType::F16 => with!(Floats<F16>),
+            DType::BF16 => with!(Floats<BF16>),
+            DType::F8_E4M3 => with!(Quantised<U8, WideStep<4>, E4m3>),
             _ => with_quantised!($dtype, $W => $body),
         }
     }};

@@ -61,6 +61,12 @@ impl Simd for Avx2 {
     const TILES: &'static [usize] = &[1, 4, 6];
     const WIDE_SHIFT: i32 = 128;
 
+    #[inline(always)]
+    unsafe fn call<B: Body>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+        // SAFETY: passed on.
+        unsafe { launch::<B>(params, blocks, scratch) }
+    }
+
     intrinsics! {
         fn zero() -> [__m256; 2] { [_mm256_setzero_ps(); 2] }
         fn splat(x: f32) -> [__m256; 2] { [_mm256_set1_ps(x); 2] }
@@ -81,6 +87,8 @@ impl Simd for Avx2 {
         fn fma(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
         }
+        fn min(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+        fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
         fn greatest(a: [__m256; 2], b: [__m256; 2]) -> f32 {
             let all = _mm256_max_ps(_mm256_max_ps(a[0], a[1]), _mm256_max_ps(b[0], b[1]));
             let least = _mm256_min_ps(_mm256_min_ps(a[0], a[1]), _mm256_min_ps(b[0], b[1]));
@@ -100,6 +108,14 @@ impl Simd for Avx2 {
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes)
         }
+        fn widen_bytes(from: *const u8) -> [__m256i; 2] {
+            [_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())), _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()))]
+        }
+        fn look_up(table: &[u8; 16], a: [__m256i; 2]) -> [__m256i; 2] {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, a[0]), _mm256_shuffle_epi8(table, a[1])]
+        }
+        fn from_bits(a: [__m256i; 2]) -> [__m256; 2] { [_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(a[1])] }
         fn to_f32(a: [__m256i; 2]) -> [__m256; 2] { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
         fn sum(a: [__m256i; 2]) -> i32 {
             let eight = _mm256_add_epi32(a[0], a[1]);

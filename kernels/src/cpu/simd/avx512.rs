@@ -27,6 +27,12 @@ impl Simd for Avx512 {
     const TILES: &'static [usize] = &[1, 4, 8, 16];
     const WIDE_SHIFT: i32 = 0;
 
+    #[inline(always)]
+    unsafe fn call<B: Body>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+        // SAFETY: passed on.
+        unsafe { launch::<B>(params, blocks, scratch) }
+    }
+
     intrinsics! {
         fn zero() -> __m512 { _mm512_setzero_ps() }
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -46,6 +52,8 @@ impl Simd for Avx512 {
         fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+        fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn greatest(a: __m512, b: __m512) -> f32 {
             _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)))
         }
@@ -53,6 +61,11 @@ impl Simd for Avx512 {
         fn splat_i32(x: i32) -> __m512i { _mm512_set1_epi32(x) }
         fn load_bytes(from: *const u8) -> __m512i { _mm512_loadu_si512(from.cast()) }
         fn store_i8(to: *mut i8, a: __m512i) { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a)) }
+        fn widen_bytes(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+        fn look_up(table: &[u8; 16], a: __m512i) -> __m512i {
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), a)
+        }
+        fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
         fn to_f32(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn sum(a: __m512i) -> i32 { _mm512_reduce_add_epi32(a) }
         fn sum_i8(from: *const i8) -> i32 {

@@ -62,6 +62,10 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The lesser of each two, neither of them NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// The greater of each two, neither of them NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The greatest magnitude of 32 values.
     unsafe fn greatest(a: Self::F, b: Self::F) -> f32;
     /// To the nearest integers, ties to even.
@@ -73,8 +77,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_bytes(from: *const u8) -> Self::I;
     /// The lowest byte of each lane, which is within the range of i8, to 16 bytes of memory.
     unsafe fn store_i8(to: *mut i8, a: Self::I);
+    /// 16 unsigned bytes of memory, one a lane.
+    unsafe fn widen_bytes(from: *const u8) -> Self::I;
+    /// Each byte, of 0..16, replaced by that entry of the table.
+    unsafe fn look_up(table: &[u8; 16], a: Self::I) -> Self::I;
     /// The integers as numbers.
     unsafe fn to_f32(a: Self::I) -> Self::F;
+    /// The integers as the bits of numbers.
+    unsafe fn from_bits(a: Self::I) -> Self::F;
     /// The sum of the lanes.
     unsafe fn sum(a: Self::I) -> i32;
     /// The sum of 16 signed bytes of memory.
@@ -92,6 +102,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn dot<const BITS: u32>(start: i32, u: &[Self::I], x: &[i32]) -> Self::I;
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(address: *const u8);
+
+    /// Executes the body `B` compiled for this instruction set, as a call: bodies that share it do not repeat its code.
+    unsafe fn call<B: Body>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]);
 }
 
 /// A kernel generic over the instruction set.

@@ -31,6 +31,12 @@ impl Simd for Portable {
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { &[1, 4] } else { &[1] };
     const WIDE_SHIFT: i32 = 128;
 
+    #[inline(always)]
+    unsafe fn call<B: Body>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+        // SAFETY: passed on.
+        unsafe { launch::<B>(params, blocks, scratch) }
+    }
+
     intrinsics! {
         fn load(from: *const f32) -> [f32; LANES] { from.cast::<[f32; LANES]>().read_unaligned() }
         fn store(to: *mut f32, a: [f32; LANES]) { to.cast::<[f32; LANES]>().write_unaligned(a) }
@@ -43,6 +49,7 @@ impl Simd for Portable {
         fn load_u8(from: *const u8) -> [f32; LANES] { from.cast::<[u8; LANES]>().read().map(f32::from) }
         fn load_i8(from: *const i8) -> [f32; LANES] { from.cast::<[i8; LANES]>().read().map(f32::from) }
         fn sum_i8(from: *const i8) -> i32 { from.cast::<[i8; LANES]>().read().map(i32::from).iter().sum() }
+        fn widen_bytes(from: *const u8) -> [i32; LANES] { from.cast::<[u8; LANES]>().read().map(i32::from) }
         fn load_bytes(from: *const u8) -> [i32; LANES] {
             from.cast::<[[u8; 4]; LANES]>().read().map(i32::from_le_bytes)
         }
@@ -82,6 +89,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn min(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r].min(b[r]))
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|r| a[r].max(b[r]))
+    }
+
+    #[inline(always)]
     unsafe fn greatest(a: [f32; LANES], b: [f32; LANES]) -> f32 {
         a.into_iter().chain(b).fold(0.0, |greatest: f32, x| greatest.max(x.abs()))
     }
@@ -99,6 +116,16 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn to_f32(a: [i32; LANES]) -> [f32; LANES] {
         a.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], a: [i32; LANES]) -> [i32; LANES] {
+        a.map(|lane| i32::from_le_bytes(lane.to_le_bytes().map(|byte| table[usize::from(byte & 15)])))
+    }
+
+    #[inline(always)]
+    unsafe fn from_bits(a: [i32; LANES]) -> [f32; LANES] {
+        a.map(|bits| f32::from_bits(bits as u32))
     }
 
     #[inline(always)]

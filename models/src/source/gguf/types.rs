@@ -33,6 +33,7 @@ const TYPES: &[GgmlType] = &[
     known(13, "Q5_K", 256, 176, DType::Q5_K),
     known(14, "Q6_K", 256, 210, DType::Q6_K),
     known(30, "BF16", 1, 2, DType::BF16),
+    known(39, "MXFP4", 32, 17, DType::MXFP4),
     other(9, "Q8_1", 32, 36),
     other(10, "Q2_K", 256, 84),
     other(11, "Q3_K", 256, 110),
@@ -53,7 +54,6 @@ const TYPES: &[GgmlType] = &[
     other(29, "IQ1_M", 256, 56),
     other(34, "TQ1_0", 256, 54),
     other(35, "TQ2_0", 256, 66),
-    other(39, "MXFP4", 32, 17),
 ];
 
 impl GgmlType {

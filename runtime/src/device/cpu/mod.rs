@@ -7,11 +7,13 @@
 mod cores;
 mod plan;
 mod region;
+mod runner;
 mod team;
 
 use std::sync::Arc;
 
 use ir::op::PAGE_TOKENS;
+use ir::types::DType;
 use kernels::cpu::isa::Isa;
 
 use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, StepInputs};
@@ -19,6 +21,7 @@ use crate::artifact::{Artifact, Manifest};
 pub use cores::usable_cores;
 use plan::{Addresses, Plan, Sizes};
 use region::Region;
+pub use runner::ProgramRunner;
 use team::Team;
 
 /// Most threads that are accepted.
@@ -116,9 +119,15 @@ impl Device for CpuDevice {
     }
 
     fn output(&self, name: &str) -> Option<&[f32]> {
-        let (data, len) = self.buckets[self.last?].0.output(name)?;
+        let (data, len) = self.buckets[self.last?].0.output(name, DType::F32)?;
         // SAFETY: the output lies in the arena, was written by the last step, and cannot change while `self` is borrowed.
-        Some(unsafe { std::slice::from_raw_parts(data, len) })
+        Some(unsafe { std::slice::from_raw_parts(data.cast(), len) })
+    }
+
+    fn output_ints(&self, name: &str) -> Option<&[i32]> {
+        let (data, len) = self.buckets[self.last?].0.output(name, DType::I32)?;
+        // SAFETY: as `output`.
+        Some(unsafe { std::slice::from_raw_parts(data.cast(), len) })
     }
 
     fn memory(&self) -> DeviceMemory {
@@ -208,7 +217,7 @@ fn state_address(manifest: &Manifest, kv: &Region, pages: u64, name: &str) -> Op
 struct InputMemory {
     region: Region,
     /// Offset in bytes and room in elements.
-    places: [(&'static str, u64, u64); 5],
+    places: [(&'static str, u64, u64); 6],
 }
 
 impl InputMemory {
@@ -221,6 +230,7 @@ impl InputMemory {
             ("sequences", 0, tokens),
             ("page_table", 0, most(|l| l.sequences) * most(|l| l.page_columns)),
             ("logit_rows", 0, most(|l| l.logit_rows)),
+            ("rope_tables", 0, tokens),
         ];
         let mut end = 0u64;
         for (_, offset, room) in &mut places {
@@ -238,7 +248,8 @@ impl InputMemory {
 
     /// Copies checked inputs to their places.
     fn write(&mut self, inputs: &StepInputs) {
-        let values = [inputs.ids, inputs.positions, inputs.sequences, inputs.page_table, inputs.logit_rows];
+        let values =
+            [inputs.ids, inputs.positions, inputs.sequences, inputs.page_table, inputs.logit_rows, inputs.rope_tables];
         for ((_, offset, room), values) in self.places.iter().zip(values) {
             debug_assert!(values.len() as u64 <= *room);
             // SAFETY: the values fit the place, by the limits they were checked against; no launch is running.

@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 
 use ir::program::{Arg, BufferId, Launch as ProgramLaunch, Program};
-use ir::types::Dim;
+use ir::types::{DType, Dim, TensorType};
 use kernels::catalog::{self, Field, FieldKind, KernelInfo};
 use kernels::cpu::CpuKernel;
 use kernels::cpu::isa::Isa;
@@ -100,8 +100,8 @@ struct Resolved {
 /// An output's place in the arena.
 struct Output {
     name: String,
-    data: *const f32,
-    shape: Vec<Dim>,
+    data: *const u8,
+    ty: TensorType,
 }
 
 /// A program ready to execute.
@@ -231,10 +231,10 @@ impl Plan {
         &self.list
     }
 
-    /// An output of the step last prepared: address and number of elements.
-    pub fn output(&self, name: &str) -> Option<(*const f32, usize)> {
-        let output = self.outputs.iter().find(|o| o.name == name)?;
-        let len = output.shape.iter().map(|d| d.value(&self.values)).product::<Option<u64>>()?;
+    /// An output of the step last prepared: address and number of elements; `None` if it is not of that type.
+    pub fn output(&self, name: &str, dtype: DType) -> Option<(*const u8, usize)> {
+        let output = self.outputs.iter().find(|o| o.name == name && o.ty.dtype == dtype)?;
+        let len = output.ty.shape.iter().map(|d| d.value(&self.values)).product::<Option<u64>>()?;
         Some((output.data, len as usize))
     }
 
@@ -276,8 +276,8 @@ fn unresolved(launch: &ProgramLaunch, field: &str) -> DeviceError {
 fn outputs(program: &Program, addresses: &Addresses) -> Vec<Output> {
     let output = |(name, id): &(String, BufferId)| Output {
         name: name.clone(),
-        data: addresses.buffer(program, *id).cast(),
-        shape: program.buffers[id.0 as usize].ty.shape.clone(),
+        data: addresses.buffer(program, *id),
+        ty: program.buffers[id.0 as usize].ty.clone(),
     };
     program.outputs.iter().map(output).collect()
 }

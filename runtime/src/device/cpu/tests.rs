@@ -31,6 +31,7 @@ fn step_all(device: &mut CpuDevice, bucket: usize, tokens: &[u32], start: usize,
         page_table: pages,
         page_columns: pages.len(),
         logit_rows: &(0..ids.len() as i32).collect::<Vec<_>>(),
+        rope_tables: &vec![0; ids.len()],
     };
     device.step(bucket, &inputs).unwrap();
     device.output("logits").unwrap().to_vec()
@@ -67,6 +68,7 @@ fn bad_inputs_and_options_are_errors() {
         page_table: &[0],
         page_columns: 1,
         logit_rows: &[0],
+        rope_tables: &[0],
     };
     assert!(matches!(device.step(0, &inputs), Err(DeviceError::Inputs(e)) if e.input == "ids"));
     assert!(device.output("logits").is_none());
@@ -94,8 +96,15 @@ fn a_weights_file_cut_off_while_in_use_is_an_error() {
     assert_eq!(first.len(), shapes::VOCABULARY);
     let file = std::fs::OpenOptions::new().write(true).open(folder.path().join("weights-00001.safetensors")).unwrap();
     file.set_len(4096).unwrap();
-    let inputs =
-        StepInputs { ids: &[1], positions: &[1], sequences: &[0], page_table: &[0], page_columns: 1, logit_rows: &[0] };
+    let inputs = StepInputs {
+        ids: &[1],
+        positions: &[1],
+        sequences: &[0],
+        page_table: &[0],
+        page_columns: 1,
+        logit_rows: &[0],
+        rope_tables: &[0],
+    };
     let error = device.step(0, &inputs).unwrap_err().to_string();
     assert!(error.contains("weights-00001.safetensors") && error.contains("4096 bytes"), "{error}");
     assert!(device.output("logits").is_none());
