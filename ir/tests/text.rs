@@ -144,7 +144,8 @@ fn errors_name_line_and_column() {
     let error = |text: &str| parse_graph(text).map(|_| ()).unwrap_err().to_string();
     assert_eq!(
         error("graph \"g\" {\n  %0 = input \"ids\" : i31[4]\n}"),
-        "line 2, column 22: unknown element type i31; known: f32, f16, bf16, i32, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, q8x32"
+        "line 2, column 22: unknown element type i31; known: f32, f16, bf16, i32, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, q4g64, q4g128, q4z32, \
+         q4z64, q4z128, q8c, f8_e4m3, mxfp4, t2, q8x32"
     );
     assert_eq!(
         error("graph \"g\" {\n  %1 = input \"a\" : f32[]\n}"),

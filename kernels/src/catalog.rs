@@ -110,6 +110,11 @@ impl KernelInfo {
         unsafe { (self.scratch)(variant, params) }
     }
 
+    /// Whether the kernel reads packed weights, of which a device counts the bytes.
+    pub fn reads_weights(&self) -> bool {
+        matches!(self.name, "matmul" | "grouped_matmul" | "embedding")
+    }
+
     /// Bytes of packed weights a launch reads at least once: a whole matrix, the matrices selected, the panel of each token
     /// of an embedding. 0 for kernels without packed weights.
     ///

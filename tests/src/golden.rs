@@ -120,6 +120,17 @@ pub fn fixtures() -> Vec<Golden> {
     folders.iter().map(|f| Golden::read(f)).collect()
 }
 
+/// The committed GGUF conversions: each file with the reference outputs of the fixture it was made of.
+pub fn conversions() -> Vec<(PathBuf, Golden)> {
+    let entries = fs::read_dir(folder().join("gguf")).expect("folder of conversions");
+    let mut files: Vec<PathBuf> = entries.map(|e| e.expect("entry").path()).collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|file| (file.clone(), Golden::read(&folder().join(file.file_stem().expect("name")))))
+        .collect()
+}
+
 fn checkpoints(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries.map(|e| e.expect("entry").path()).filter(|p| p.join("golden.safetensors").is_file()).collect()

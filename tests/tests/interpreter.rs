@@ -61,8 +61,7 @@ fn logits_of_every_fixture_agree() {
 
 #[test]
 fn logits_of_gguf_conversions_agree() {
-    for name in ["llama31", "odd_qwen3"] {
-        let file = golden::folder().join("gguf").join(format!("{name}.gguf"));
-        check(&format!("{name}.gguf"), &file, &Golden::read(&golden::folder().join(name)));
-    }
+    let conversions = golden::conversions();
+    assert!(conversions.len() >= 10, "only {} conversions found", conversions.len());
+    conversions.iter().for_each(|(file, golden)| check(&format!("{}.gguf", golden.name()), file, golden));
 }

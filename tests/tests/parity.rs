@@ -102,9 +102,9 @@ fn check_greedy(golden: &Golden, engine: &mut Engine) -> usize {
     equal
 }
 
-/// Checks a fixture on the cpu device; gives its line of the table.
-fn check(fixture: &Golden) -> String {
-    let (_folder, artifact) = compile_traced(&fixture.folder, Activations::F32);
+/// Checks a checkpoint on the cpu device against a fixture; gives its line of the table.
+fn check(checkpoint: &Path, fixture: &Golden) -> String {
+    let (_folder, artifact) = compile_traced(checkpoint, Activations::F32);
     let mut engine = engine(&artifact, 512, EngineOptions { threads: Some(2), ..EngineOptions::default() });
     let error = check_logits(fixture, &mut engine);
     let equal = check_greedy(fixture, &mut engine);
@@ -123,7 +123,7 @@ fn every_fixture_agrees_with_the_reference() {
     let fixtures = golden::fixtures();
     assert!(fixtures.len() >= 38, "only {} fixtures found", fixtures.len());
     let header = format!("{:<26} {:<12} {:>10}   {:>10} {:>12}", "fixture", "family", "logits", "greedy", "experts");
-    let lines: Vec<String> = std::iter::once(header).chain(fixtures.iter().map(check)).collect();
+    let lines: Vec<String> = std::iter::once(header).chain(fixtures.iter().map(|f| check(&f.folder, f))).collect();
     let table = lines.join("\n") + "\n";
     print!("{table}");
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(TABLE_FILE), table).unwrap();
@@ -131,16 +131,28 @@ fn every_fixture_agrees_with_the_reference() {
 
 #[test]
 fn gguf_conversions_agree_with_the_reference() {
-    for name in ["llama31", "odd_qwen3"] {
-        let mut fixture = Golden::read(&golden::folder().join(name));
-        fixture.folder = golden::folder().join("gguf").join(format!("{name}.gguf"));
-        check(&fixture);
+    let conversions = golden::conversions();
+    assert!(conversions.len() >= 10, "only {} conversions found", conversions.len());
+    for (file, golden) in conversions {
+        println!("{}", check(&file, &golden));
     }
 }
 
+/// Dense, mixtures, latent attention, quantised experts, activation order, ternary.
+const BIT_CASES: [(&str, Activations); 8] = [
+    ("odd_llama", Activations::F32),
+    ("mistral", Activations::Int8),
+    ("aix", Activations::F32),
+    ("deepseek_v3", Activations::F32),
+    ("gpt_oss_mxfp4", Activations::Int8),
+    ("mixtral_gptq", Activations::Int8),
+    ("qwen3_moe_gptq_desc_act", Activations::Int8),
+    ("bitnet_packed", Activations::Int8),
+];
+
 #[test]
 fn bits_do_not_depend_on_batch_threads_or_instruction_set() {
-    for (name, activations) in [("odd_llama", Activations::F32), ("mistral", Activations::Int8)] {
+    for (name, activations) in BIT_CASES {
         let fixture = Golden::read(&golden::folder().join(name));
         let (_folder, artifact) = compile(&fixture.folder, activations);
         let ids: Vec<&[u32]> = fixture.prompts.iter().map(|p| p.ids.as_slice()).collect();

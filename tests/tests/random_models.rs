@@ -9,11 +9,10 @@ use std::path::Path;
 use compiler::lower::Registry;
 use compiler::pipeline::compile_programs;
 use compiler::target::Activations;
-use ir::graph::Graph;
 use ir::interp::{Interpreter, Tensor};
 use ir::quant;
 use ir::types::DType;
-use models::Checkpoint;
+use models::{Checkpoint, Model};
 use moesaic_tests::artifacts::{compile, engine, options};
 use moesaic_tests::golden;
 use proptest::prelude::*;
@@ -37,6 +36,8 @@ struct Shape {
     window: u64,
     tied: bool,
     biases: bool,
+    /// Experts and how many a token selects; no mixture without experts.
+    experts: (u64, u64),
     seed: u64,
 }
 
@@ -57,30 +58,40 @@ const FORMATS: &[(DType, u32)] = &[
 fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1..3u64, 1..4u64, 1..4u64, 1..3u64, 1..4u64, 1..3u64, 2..70u64, 0..9u64);
     let kind = (
-        prop::sample::select(vec!["llama", "qwen2", "qwen3"]),
+        prop::sample::select(vec!["llama", "qwen2", "qwen3", "mixtral", "qwen3moe"]),
         prop::sample::select(FORMATS.iter().map(|(d, _)| *d).collect::<Vec<_>>()),
         prop::sample::select(vec![Activations::F32, Activations::Int8]),
     );
-    (kind, sizes, any::<bool>(), any::<bool>(), any::<u64>()).prop_map(|(kind, sizes, tied, biases, seed)| {
-        let (architecture, dtype, activations) = kind;
-        let (layers, hidden_blocks, feed_forward_blocks, kv_heads, group, head_blocks, vocabulary, window) = sizes;
-        Shape {
-            architecture,
-            dtype,
-            activations,
-            layers,
-            hidden_blocks,
-            feed_forward_blocks,
-            kv_heads,
-            group,
-            head_blocks,
-            vocabulary,
-            window,
-            tied,
-            biases: biases || architecture == "qwen2",
-            seed,
-        }
-    })
+    let experts = (2..6u64, 1..4u64);
+    (kind, sizes, experts, any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
+        |(kind, sizes, experts, tied, biases, seed)| {
+            let (architecture, dtype, activations) = kind;
+            let is_mixture = matches!(architecture, "mixtral" | "qwen3moe");
+            let (layers, hidden_blocks, feed_forward_blocks, kv_heads, group, head_blocks, vocabulary, window) = sizes;
+            Shape {
+                architecture,
+                dtype,
+                activations,
+                layers,
+                hidden_blocks,
+                feed_forward_blocks,
+                kv_heads,
+                group,
+                head_blocks,
+                vocabulary,
+                window,
+                tied,
+                biases: biases && !is_mixture || architecture == "qwen2",
+                // One activation rounded the other way may change which experts are selected, so with rounding all are.
+                experts: match (is_mixture, activations) {
+                    (false, _) => (0, 0),
+                    (true, Activations::F32) => (experts.0, experts.1.min(experts.0)),
+                    (true, Activations::Int8) => (experts.0, experts.0),
+                },
+                seed,
+            }
+        },
+    )
 }
 
 /// Numbers that look normal enough, from a seed.
@@ -109,6 +120,25 @@ struct Builder {
 
 impl Builder {
     fn matrix(&mut self, name: &str, rows: u64, cols: u64) {
+        let (id, bytes) = self.rows(rows, cols);
+        self.add(format!("{name}.weight"), &[cols, rows], id, bytes);
+    }
+
+    /// The matrices of all experts in one tensor.
+    fn experts(&mut self, name: &str, experts: u64, rows: u64, cols: u64) {
+        let (id, bytes) = self.rows(experts * rows, cols);
+        self.add(format!("{name}.weight"), &[cols, rows, experts], id, bytes);
+    }
+
+    /// A router, which converters leave in f32.
+    fn router(&mut self, name: &str, experts: u64, hidden: u64) {
+        let values = self.numbers.vector(experts * hidden, 0.0, (hidden as f32).sqrt().recip());
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.add(format!("{name}.weight"), &[hidden, experts], 0, bytes);
+    }
+
+    /// Random rows in the format, and its GGUF number.
+    fn rows(&mut self, rows: u64, cols: u64) -> (u32, Vec<u8>) {
         let values = self.numbers.vector(rows * cols, 0.0, (cols as f32).sqrt().recip());
         let row_bytes = quant::row_bytes(self.dtype, cols).unwrap() as usize;
         let mut bytes = vec![0; row_bytes * rows as usize];
@@ -116,8 +146,7 @@ impl Builder {
         for (row, out) in values.chunks(cols as usize).zip(bytes.chunks_mut(row_bytes)) {
             format.quantize_row(row, out).unwrap();
         }
-        let id = FORMATS.iter().find(|(d, _)| *d == self.dtype).unwrap().1;
-        self.add(format!("{name}.weight"), &[cols, rows], id, bytes);
+        (FORMATS.iter().find(|(d, _)| *d == self.dtype).unwrap().1, bytes)
     }
 
     fn vector(&mut self, name: &str, len: u64, mean: f32) {
@@ -142,7 +171,9 @@ impl Shape {
         // The attention output projection reads heads · head_dim columns, whole blocks of them.
         let kv_heads = self.kv_heads * (block / 64).max(1);
         let heads = kv_heads * self.group;
-        let a = self.architecture;
+        // GGUF has Mixtral as a Llama with experts.
+        let a = if self.architecture == "mixtral" { "llama" } else { self.architecture };
+        let (experts, selected) = self.experts;
         let key = |name: &str| format!("{a}.{name}");
         let size = |n: u64| Meta::U32(n as u32);
         let file = GgufWriter::new()
@@ -157,6 +188,13 @@ impl Shape {
             .meta(&key("attention.value_length"), size(head_dim))
             .meta(&key("attention.layer_norm_rms_epsilon"), Meta::F32(1e-5))
             .meta(&key("attention.sliding_window"), size(self.window));
+        let file = match experts {
+            0 => file,
+            _ => file
+                .meta(&key("expert_count"), size(experts))
+                .meta(&key("expert_used_count"), size(selected))
+                .meta(&key("expert_feed_forward_length"), size(feed_forward)),
+        };
         let mut b = Builder { file, numbers: Numbers(self.seed), dtype: self.dtype };
         b.matrix("token_embd", self.vocabulary, hidden);
         b.vector("output_norm.weight", hidden, 1.0);
@@ -173,11 +211,18 @@ impl Shape {
                     b.vector(&name(&format!("{part}.bias")), rows * head_dim, 0.0);
                 }
             }
-            if a == "qwen3" {
+            if a.starts_with("qwen3") {
                 b.vector(&name("attn_q_norm.weight"), head_dim, 1.0);
                 b.vector(&name("attn_k_norm.weight"), head_dim, 1.0);
             }
             b.matrix(&name("attn_output"), hidden, heads * head_dim);
+            if experts > 0 {
+                b.router(&name("ffn_gate_inp"), experts, hidden);
+                b.experts(&name("ffn_gate_exps"), experts, feed_forward, hidden);
+                b.experts(&name("ffn_up_exps"), experts, feed_forward, hidden);
+                b.experts(&name("ffn_down_exps"), experts, hidden, feed_forward);
+                continue;
+            }
             b.matrix(&name("ffn_gate"), feed_forward, hidden);
             b.matrix(&name("ffn_up"), feed_forward, hidden);
             b.matrix(&name("ffn_down"), hidden, feed_forward);
@@ -187,8 +232,9 @@ impl Shape {
 }
 
 /// Logits of every position of two sequences in one ragged step of the interpreter.
-fn interpret(graph: &Graph, checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Vec<f32> {
-    let mut interpreter = Interpreter::new(graph, golden::weights(graph, checkpoint));
+fn interpret(model: &Model, checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Vec<f32> {
+    let graph = &model.graph;
+    let mut interpreter = Interpreter::new(graph, golden::weights(model, checkpoint));
     let tokens: usize = sequences.iter().map(Vec::len).sum();
     let columns = 4;
     let size = |name: &str| match name {
@@ -261,7 +307,7 @@ proptest! {
         let checkpoint = Checkpoint::open(&file).unwrap();
         let options = options(shape.activations);
         let (model, _) = compile_programs(&checkpoint, &options, &Registry::default()).unwrap().unwrap();
-        let expected = interpret(&model.graph, &checkpoint, &sequences);
+        let expected = interpret(&model, &checkpoint, &sequences);
         let found = execute(&file, shape.activations, &sequences, chunk);
         let error = golden::relative_rms(&found, &expected);
         prop_assert!(error < tolerance(&shape), "relative RMS {:.2e} for {:?}", error, shape);

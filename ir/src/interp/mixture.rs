@@ -1,5 +1,7 @@
 //! Mixtures of experts: router, products over groups of experts, their combination.
 
+use std::cmp::Ordering;
+
 use super::elementwise::sigmoid;
 use super::{InterpError, Step};
 
@@ -22,7 +24,7 @@ impl Step<'_> {
             };
             let scores: Vec<f32> = logits.iter().enumerate().map(score).collect();
             let mut candidates = self.candidates(&scores, sigmoid_scores);
-            candidates.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+            candidates.sort_by(|a, b| best_first(scores[*a], scores[*b]).then(a.cmp(b)));
             out.extend(candidates.iter().take(self.count("k")).map(|e| *e as i32));
         }
         out
@@ -33,12 +35,12 @@ impl Step<'_> {
         let size = scores.len() / self.count("groups").max(1);
         let group_score = |group: &[f32]| {
             let mut sorted = group.to_vec();
-            sorted.sort_by(|a, b| b.total_cmp(a));
+            sorted.sort_by(|a, b| best_first(*a, *b));
             if sum_of_two && sorted.len() > 1 { sorted[0] + sorted[1] } else { sorted[0] }
         };
         let best: Vec<f32> = scores.chunks_exact(size.max(1)).map(group_score).collect();
         let mut groups: Vec<usize> = (0..best.len()).collect();
-        groups.sort_by(|a, b| best[*b].total_cmp(&best[*a]).then(a.cmp(b)));
+        groups.sort_by(|a, b| best_first(best[*a], best[*b]).then(a.cmp(b)));
         groups.iter().take(self.count("top_groups")).flat_map(|g| g * size..(g + 1) * size).collect()
     }
 
@@ -67,7 +69,8 @@ impl Step<'_> {
             let rivals = logits.iter().enumerate().filter(|(e, _)| !chosen[..slot].contains(e));
             let near = rivals
                 .map(|(_, s)| f64::from(*s))
-                .filter(|s| (max - s) / s.abs().max(max) <= 2.0 * self.attribute("jitter"));
+                // Written so that the expert itself is near even where its logit is 0 and the ratio no number.
+                .filter(|s| !((max - s) / s.abs().max(max) > 2.0 * self.attribute("jitter")));
             1.0 / near.map(|s| (s - max).exp()).sum::<f64>()
         };
         chosen.iter().enumerate().map(weight).collect()
@@ -142,6 +145,11 @@ impl Step<'_> {
         };
         tokens.flat_map(sum).map(|s| s as f32).collect()
     }
+}
+
+/// The order of scores: the greater first, what is no number last.
+fn best_first(a: f32, b: f32) -> Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 /// The softmax over all logits, at those chosen.

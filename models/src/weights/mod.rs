@@ -5,13 +5,17 @@
 //! integers and scales. The family says which ([`WeightSource`]); the [`Resolver`] looks at headers only and says in what format
 //! it will be; the [`WeightReader`] gives its rows. Integers of quantised checkpoints are carried over, never requantised.
 
+mod assembler;
 mod columnwise;
+mod floats;
 mod groups;
 mod reader;
 mod resolver;
 mod rowwise;
+mod scheme;
 mod stored;
 mod ternary;
+mod transpose;
 
 use std::collections::BTreeMap;
 
@@ -42,9 +46,9 @@ impl RowSelection {
         RowSelection { start: offset, run: 1, period: step }
     }
 
-    /// Of each `period` rows, those of one head, the `run` from `offset` on.
+    /// Of each `period` rows (at least `run`), those of one head, the `run` from `offset` on.
     pub fn heads(offset: u64, run: u64, period: u64) -> RowSelection {
-        RowSelection { start: offset, run: run.max(1), period }
+        RowSelection { start: offset, run: run.max(1), period: period.max(run) }
     }
 
     /// The same rows, but no more than `len`: those past it count as past the matrix's end.
@@ -73,6 +77,11 @@ impl RowSelection {
     /// Rows from row `i` on that follow each other in the stored matrix too, at most `most`.
     fn adjacent(&self, i: u64, most: u64) -> u64 {
         if self.run == 1 && self.period == 1 { most } else { most.min(self.run - i % self.run) }
+    }
+
+    /// The distance of rows of which none follow each other.
+    fn stride(&self) -> Option<u64> {
+        (self.run == 1 && self.period > 1).then_some(self.period)
     }
 
     fn is_all(&self) -> bool {
@@ -139,21 +148,4 @@ impl WeightTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn selections_count_rows() {
-        let rows = |s: RowSelection| (0..5).map(|i| s.row(i)).collect::<Vec<_>>();
-        assert_eq!(rows(RowSelection::all()), [0, 1, 2, 3, 4]);
-        assert_eq!(rows(RowSelection::range(7)), [7, 8, 9, 10, 11]);
-        assert_eq!(rows(RowSelection::every(1, 2)), [1, 3, 5, 7, 9]);
-        assert_eq!(rows(RowSelection::heads(2, 2, 8)), [2, 3, 10, 11, 18]);
-        assert_eq!(RowSelection::heads(2, 2, 8).last(4), 11);
-        assert_eq!(RowSelection::heads(2, 2, 8).adjacent(1, 9), 1);
-        assert_eq!(RowSelection::range(2).adjacent(1, 9), 9);
-        assert_eq!(RowSelection::range(3).bounded(2).row(1), 4);
-        assert_eq!(RowSelection::range(3).bounded(2).row(2), u64::MAX);
-        assert_eq!(RowSelection::every(0, u64::MAX).last(u64::MAX), u64::MAX);
-    }
-}
+mod tests;

@@ -7,7 +7,8 @@ use ir::types::DType;
 
 use super::MatrixSource;
 use super::columnwise::column_order;
-use super::stored::{Scheme, Stored, find};
+use super::scheme::Scheme;
+use super::stored::{Stored, find};
 use crate::ModelError;
 use crate::source::Checkpoint;
 
@@ -18,6 +19,14 @@ pub struct Resolver<'a> {
     scheme: Scheme,
     /// Modules found before: experts of a fused tensor, parts of a fused projection and many heads ask for one.
     found: RefCell<HashMap<String, Stored>>,
+    orders: RefCell<Orders>,
+}
+
+/// Column orders seen before. Modules that read the same input have the same one, which then goes by the name of the first.
+#[derive(Debug, Default)]
+struct Orders {
+    of_module: HashMap<String, Option<String>>,
+    first_module: HashMap<blake3::Hash, String>,
 }
 
 /// A matrix that can be read.
@@ -25,7 +34,7 @@ pub struct Resolver<'a> {
 pub struct ResolvedMatrix {
     /// The format of its rows.
     pub dtype: DType,
-    /// The module whose column order its columns have, if that is not the input's.
+    /// The module whose column order its columns have, if that is not the input's: the same for all of one order.
     pub column_order: Option<String>,
 }
 
@@ -46,7 +55,12 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// A `quantization_config` of an unknown method or with settings that are not supported, by field.
     pub fn new(checkpoint: &'a Checkpoint) -> Result<Resolver<'a>, ModelError> {
-        Ok(Resolver { checkpoint, scheme: Scheme::of(checkpoint)?, found: RefCell::default() })
+        Ok(Resolver {
+            checkpoint,
+            scheme: Scheme::of(checkpoint)?,
+            found: RefCell::default(),
+            orders: RefCell::default(),
+        })
     }
 
     /// Whether the checkpoint has a module, in any form, or a bare tensor of that name.
@@ -72,14 +86,34 @@ impl<'a> Resolver<'a> {
     pub fn matrix(&self, source: &MatrixSource, rows: u64, cols: u64) -> Result<ResolvedMatrix, ModelError> {
         let stored = self.stored(&source.module)?;
         self.check_shape(source, &stored, rows, cols)?;
-        let dtype = output_dtype(source, &stored);
-        let ordered = column_order(self.checkpoint, &source.module, &stored)?.is_some();
-        // Rounding in blocks wants whole blocks; a matrix that is transposed has been dequantised.
-        let column_order = (ordered && !source.transposed).then(|| source.module.clone());
-        Ok(ResolvedMatrix { dtype, column_order })
+        // A transpose has its columns put back: they are its rows.
+        let column_order = if source.transposed { None } else { self.column_order(&source.module, &stored)? };
+        Ok(ResolvedMatrix { dtype: output_dtype(source, &stored), column_order })
+    }
+
+    /// The first module of the same column order, if that is not the input's.
+    fn column_order(&self, module: &str, stored: &Stored) -> Result<Option<String>, ModelError> {
+        if let Some(order) = self.orders.borrow().of_module.get(module) {
+            return Ok(order.clone());
+        }
+        let order = column_order(self.checkpoint, module, stored)?;
+        let mut orders = self.orders.borrow_mut();
+        let name = order.map(|columns| {
+            let mut hasher = blake3::Hasher::new();
+            for column in columns {
+                hasher.update(&column.to_le_bytes());
+            }
+            orders.first_module.entry(hasher.finalize()).or_insert_with(|| module.into()).clone()
+        });
+        orders.of_module.insert(module.into(), name.clone());
+        Ok(name)
     }
 
     fn check_shape(&self, source: &MatrixSource, stored: &Stored, rows: u64, cols: u64) -> Result<(), ModelError> {
+        if source.transposed && source.expert.is_none() && source.rows.rows_in_run() != Some(cols) {
+            let problem = format!("the rows to transpose must be {cols} that follow each other");
+            return Err(ModelError::tensor(self.checkpoint.path(), &source.module, problem));
+        }
         let exact = source.rows.is_all();
         let last = source.rows.last(rows);
         let fits = |length: u64| if exact { length == rows } else { last < length };
@@ -124,17 +158,12 @@ impl<'a> Resolver<'a> {
             );
             return Err(ModelError::tensor(self.checkpoint.path(), &sources[i].module, problem));
         }
-        if resolved.iter().all(|r| r.column_order.is_none()) {
-            return Ok((first.dtype, StackOrder::None));
-        }
-        let order = |s: &MatrixSource| column_order(self.checkpoint, &s.module, &self.stored(&s.module)?);
-        let shared = order(&sources[0])?;
-        for source in &sources[1..] {
-            if order(source)? != shared {
-                return Ok((first.dtype, StackOrder::PerExpert));
-            }
-        }
-        Ok((first.dtype, StackOrder::Shared(sources[0].module.clone())))
+        let order = match &first.column_order {
+            shared if resolved.iter().any(|r| r.column_order != *shared) => StackOrder::PerExpert,
+            Some(module) => StackOrder::Shared(module.clone()),
+            None => StackOrder::None,
+        };
+        Ok((first.dtype, order))
     }
 }
 

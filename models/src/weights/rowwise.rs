@@ -8,11 +8,13 @@
 //! * MXFP4: `_blocks` U8 `[experts, out, in / 32, 16]`, byte `b` holds inputs `2b` (low nibble) and `2b + 1`; `_scales` U8, the
 //!   exponents plus 127 (Open Compute Project, Microscaling Formats 1.0).
 
+use ir::quant::minifloat::{E4M3_NAN, power};
 use ir::quant::{self, RowIntegers};
 use ir::types::DType;
 
-use super::columnwise::Assembler;
-use super::reader::{expect_finite, read_floats};
+use super::assembler::{Assembler, Rows};
+use super::floats;
+use super::groups::Grouping;
 use super::stored::{Form, Stored};
 use crate::ModelError;
 use crate::source::Checkpoint;
@@ -20,174 +22,143 @@ use crate::source::Checkpoint;
 /// Columns that share a scale in the format for E4M3.
 const F8_COLUMNS: u64 = 128;
 
-/// Appends rows `first..first + count` of matrix `matrix` of a module.
-pub(super) fn read(
-    checkpoint: &Checkpoint,
-    module: &str,
-    stored: &Stored,
-    (matrix, first, count): (u64, u64, u64),
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let row = matrix * stored.rows + first;
-    match &stored.form {
-        Form::Plain { tensor } => plain(checkpoint, tensor, stored, row, count, out),
-        Form::PackedInt4 { .. } => packed_int4(checkpoint, module, stored, first, count, out),
-        Form::Fp8 { scales, block } => fp8(checkpoint, module, stored, (scales, *block), (first, count), out),
-        Form::Mxfp4 => mxfp4(checkpoint, module, stored, row, count, out),
-        _ => Err(ModelError::tensor(checkpoint.path(), module, "it is not stored row by row")),
-    }
+/// The exponent of MXFP4 that stands for NaN.
+const MXFP4_NAN: u8 = 0xff;
+
+/// Rows of a module.
+pub(super) struct RowReader<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub module: &'a str,
+    pub stored: &'a Stored,
+    /// Which matrix of a tensor of rank 3, else 0.
+    pub matrix: u64,
 }
 
-fn plain(
-    checkpoint: &Checkpoint,
-    tensor: &str,
-    stored: &Stored,
-    first: u64,
-    count: u64,
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let row_bytes = quant::row_bytes(stored.dtype, stored.cols).ok_or_else(|| {
-        let problem = format!("{} columns are no whole blocks of {}", stored.cols, stored.dtype);
-        ModelError::tensor(checkpoint.path(), tensor, problem)
-    })?;
-    let start = out.len();
-    out.resize(start + (count * row_bytes) as usize, 0);
-    checkpoint.read_bytes(tensor, first * row_bytes, &mut out[start..])?;
-    expect_finite(checkpoint, tensor, stored.dtype, &out[start..])
-}
-
-fn packed_int4(
-    checkpoint: &Checkpoint,
-    module: &str,
-    stored: &Stored,
-    first: u64,
-    count: u64,
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let Form::PackedInt4 { grouping } = stored.form else { return Ok(()) };
-    let groups = grouping.count() as usize;
-    let (cols, words) = (stored.cols as usize, stored.cols.div_ceil(8) as usize);
-    let mut packed = vec![0; count as usize * words * 4];
-    checkpoint.read_bytes(&format!("{module}.weight_packed"), first * words as u64 * 4, &mut packed)?;
-    let scales = rows_of_floats(checkpoint, &format!("{module}.weight_scale"), groups, first, count)?;
-    let zero_point = format!("{module}.weight_zero_point");
-    let mut zeros = Vec::new();
-    if checkpoint.find(&zero_point).is_some() {
-        zeros.resize((first + count).div_ceil(8) as usize * groups * 4, 0);
-        checkpoint.read_bytes(&zero_point, 0, &mut zeros)?;
-    }
-    let mut assembler = Assembler::new(checkpoint, module, stored, grouping)?;
-    let mut codes = vec![0; cols];
-    for (i, row) in packed.chunks_exact((words * 4).max(1)).enumerate() {
-        for (column, code) in codes.iter_mut().enumerate() {
-            // Nibbles of little-endian words stand in the order of their bytes.
-            *code = row[column / 2] >> (4 * (column % 2)) & 15;
+impl RowReader<'_> {
+    /// Appends rows `first..first + count`.
+    ///
+    /// # Errors
+    /// No such matrix or rows, a file that cannot be read, or a number that is not finite.
+    pub fn read(&self, first: u64, count: u64, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        let (rows, matrices) = (self.stored.rows, self.stored.matrices.unwrap_or(1));
+        if first.checked_add(count).is_none_or(|end| end > rows) || self.matrix >= matrices {
+            let problem =
+                format!("it has no rows {first}.. of matrix {}; it is {matrices} of {rows} rows", self.matrix);
+            return Err(ModelError::tensor(self.checkpoint.path(), self.module, problem));
         }
-        let output = first as usize + i;
-        let zero = |g: usize| match zeros.get((output / 8 * groups + g) * 4 + output % 8 / 2) {
-            Some(byte) => byte >> (4 * (output % 2)) & 15,
-            None => 8,
+        let stacked = self.matrix * rows + first;
+        match &self.stored.form {
+            Form::Plain { tensor } => self.plain(tensor, stacked, count, out),
+            Form::PackedInt4 { grouping, symmetric } => self.packed_int4(*grouping, *symmetric, [first, count], out),
+            Form::Fp8 { scales, block } => self.fp8(scales, *block, [first, count], out),
+            Form::Mxfp4 => self.mxfp4(stacked, count, out),
+            Form::Columnwise { .. } | Form::TernaryPacked { .. } | Form::TernaryOnline { .. } => {
+                Err(ModelError::tensor(self.checkpoint.path(), self.module, "it is not stored row by row"))
+            }
+        }
+    }
+
+    /// `count` elements of `each` bytes from element `first` on.
+    fn bytes(&self, tensor: &str, first: u64, count: u64, each: u64) -> Result<Vec<u8>, ModelError> {
+        let range = first.checked_mul(each).zip(count.checked_mul(each));
+        let range = range.filter(|(_, len)| self.checkpoint.find(tensor).is_some_and(|info| *len <= info.bytes));
+        let (offset, len) = range.ok_or_else(|| {
+            ModelError::tensor(self.checkpoint.path(), tensor, format!("it has no {count} rows of {each} bytes"))
+        })?;
+        let mut bytes = vec![0; len as usize];
+        self.checkpoint.read_bytes(tensor, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn plain(&self, tensor: &str, first: u64, count: u64, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        let (dtype, cols) = (self.stored.dtype, self.stored.cols);
+        let row_bytes = quant::row_bytes(dtype, cols).ok_or_else(|| {
+            let problem = format!("{cols} columns are no whole blocks of {dtype}");
+            ModelError::tensor(self.checkpoint.path(), tensor, problem)
+        })?;
+        let mut bytes = self.bytes(tensor, first, count, row_bytes)?;
+        floats::expect_finite(self.checkpoint, tensor, dtype, &bytes)?;
+        out.append(&mut bytes);
+        Ok(())
+    }
+
+    fn packed_int4(
+        &self,
+        grouping: Grouping,
+        symmetric: bool,
+        [first, count]: [u64; 2],
+        out: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        let part = |name: &str| format!("{}.weight_{name}", self.module);
+        let (groups, words) = (grouping.count(), self.stored.cols.div_ceil(8));
+        let packed = self.bytes(&part("packed"), first, count, words * 4)?;
+        let scales = floats::read_elements(self.checkpoint, &part("scale"), first * groups, count * groups)?;
+        let first_word = first / 8;
+        let zeros = match symmetric {
+            true => Vec::new(),
+            false => {
+                self.bytes(&part("zero_point"), first_word, (first + count).div_ceil(8) - first_word, groups * 4)?
+            }
         };
-        assembler.push(&codes, |g| scales[i * groups + g], zero)?;
-    }
-    out.append(&mut assembler.bytes);
-    Ok(())
-}
-
-/// Rows of a float tensor of `cols` columns.
-fn rows_of_floats(
-    checkpoint: &Checkpoint,
-    tensor: &str,
-    cols: usize,
-    first: u64,
-    count: u64,
-) -> Result<Vec<f32>, ModelError> {
-    let dtype = checkpoint.dtype(tensor)?;
-    let row_bytes = cols as u64 * dtype.element_bytes().unwrap_or(4);
-    let mut bytes = vec![0; (count * row_bytes) as usize];
-    checkpoint.read_bytes(tensor, first * row_bytes, &mut bytes)?;
-    expect_finite(checkpoint, tensor, dtype, &bytes)?;
-    let mut values = vec![0.0; count as usize * cols];
-    quant::dequantize(dtype, &bytes, cols, &mut values)
-        .map_err(|e| ModelError::tensor(checkpoint.path(), tensor, e.to_string()))?;
-    Ok(values)
-}
-
-fn fp8(
-    checkpoint: &Checkpoint,
-    module: &str,
-    stored: &Stored,
-    (scales, block): (&str, [u64; 2]),
-    (first, count): (u64, u64),
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let cols = stored.cols as usize;
-    let tensor = format!("{module}.weight");
-    let mut codes = vec![0; count as usize * cols];
-    checkpoint.read_bytes(&tensor, first * stored.cols, &mut codes)?;
-    if codes.iter().any(|c| c & 0x7f == 0x7f) {
-        return Err(ModelError::tensor(checkpoint.path(), &tensor, "holds a NaN; the checkpoint is damaged"));
-    }
-    let mut all = Vec::new();
-    read_floats(checkpoint, scales, &mut all)?;
-    let blocks = stored.cols.div_ceil(block[1]);
-    let groups = stored.cols.div_ceil(F8_COLUMNS);
-    let mut row_scales = vec![0.0; groups as usize];
-    for (i, codes) in codes.chunks_exact(cols.max(1)).enumerate() {
-        let row_block = (first + i as u64) / block[0] * blocks;
-        for (group, scale) in row_scales.iter_mut().enumerate() {
-            *scale = all[(row_block + group as u64 * F8_COLUMNS / block[1]) as usize];
+        let mut assembler = Assembler::new(self.checkpoint, self.module, self.stored, grouping)?;
+        let (groups, mut codes) = (groups as usize, vec![0; self.stored.cols as usize]);
+        for (i, row) in packed.chunks_exact((words * 4).max(1) as usize).enumerate() {
+            // Nibbles of little-endian words stand in the order of their bytes.
+            for (column, code) in codes.iter_mut().enumerate() {
+                *code = row[column / 2] >> (4 * (column % 2)) & 15;
+            }
+            let output = (first % 8) as usize + i;
+            let zero = |g: usize| zeros[(output / 8 * groups + g) * 4 + output % 8 / 2] >> (4 * (output % 2)) & 15;
+            assembler.push(&codes, |g| scales[i * groups + g], |g| if symmetric { 8 } else { zero(g) })?;
         }
-        append_row(checkpoint, &tensor, DType::F8_E4M3, codes, &row_scales, out)?;
+        out.extend(assembler.finish());
+        Ok(())
     }
-    Ok(())
-}
 
-fn mxfp4(
-    checkpoint: &Checkpoint,
-    module: &str,
-    stored: &Stored,
-    first: u64,
-    count: u64,
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let groups = (stored.cols / 32) as usize;
-    let (blocks, scales) = (format!("{module}_blocks"), format!("{module}_scales"));
-    let mut nibbles = vec![0; count as usize * groups * 16];
-    checkpoint.read_bytes(&blocks, first * groups as u64 * 16, &mut nibbles)?;
-    let mut exponents = vec![0; count as usize * groups];
-    checkpoint.read_bytes(&scales, first * groups as u64, &mut exponents)?;
-    if exponents.contains(&0xff) {
-        return Err(ModelError::tensor(checkpoint.path(), &scales, "holds a NaN; the checkpoint is damaged"));
-    }
-    let (mut codes, mut powers) = (vec![0; stored.cols as usize], vec![0.0; groups]);
-    for (row, exponents) in nibbles.chunks_exact((groups * 16).max(1)).zip(exponents.chunks_exact(groups.max(1))) {
-        for (pair, byte) in codes.chunks_exact_mut(2).zip(row) {
-            pair.copy_from_slice(&[byte & 15, byte >> 4]);
+    fn fp8(
+        &self,
+        scales: &str,
+        block: [u64; 2],
+        [first, count]: [u64; 2],
+        out: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        let (tensor, cols) = (format!("{}.weight", self.module), self.stored.cols);
+        let codes = self.bytes(&tensor, first, count, cols)?;
+        if codes.iter().any(|code| code & 0x7f == E4M3_NAN) {
+            return Err(floats::not_finite(self.checkpoint, &tensor));
         }
-        for (power, exponent) in powers.iter_mut().zip(exponents) {
-            *power = f64::from(f32::from(*exponent) - 127.0).exp2() as f32;
+        let (blocks, first_block) = (cols.div_ceil(block[1]), first / block[0]);
+        let block_rows = (first + count).div_ceil(block[0]) - first_block;
+        let scales = floats::read_elements(self.checkpoint, scales, first_block * blocks, block_rows * blocks)?;
+        let mut row_scales = vec![0.0; cols.div_ceil(F8_COLUMNS) as usize];
+        let mut rows = Rows::new(self.checkpoint, &tensor, DType::F8_E4M3, cols)?;
+        for (row, codes) in (first..).zip(codes.chunks_exact(cols.max(1) as usize)) {
+            let block_row = (row / block[0] - first_block) * blocks;
+            for (group, scale) in (0..).zip(&mut row_scales) {
+                *scale = scales[(block_row + group * F8_COLUMNS / block[1]) as usize];
+            }
+            rows.push(&RowIntegers { codes, scales: &row_scales, ..RowIntegers::default() })?;
         }
-        append_row(checkpoint, &blocks, DType::MXFP4, &codes, &powers, out)?;
+        out.extend(rows.finish());
+        Ok(())
     }
-    Ok(())
-}
 
-/// Appends one row of codes and scales.
-pub(super) fn append_row(
-    checkpoint: &Checkpoint,
-    tensor: &str,
-    dtype: DType,
-    codes: &[u8],
-    scales: &[f32],
-    out: &mut Vec<u8>,
-) -> Result<(), ModelError> {
-    let wrong = |problem: String| ModelError::tensor(checkpoint.path(), tensor, problem);
-    let format = quant::format(dtype).ok_or_else(|| wrong(format!("{dtype} is no format of weights")))?;
-    let bytes = quant::row_bytes(dtype, codes.len() as u64);
-    let bytes = bytes.ok_or_else(|| wrong(format!("{} columns cannot be stored as {dtype}", codes.len())))?;
-    let start = out.len();
-    out.resize(start + bytes as usize, 0);
-    let integers = RowIntegers { codes, scales, ..RowIntegers::default() };
-    format.assemble_row(&integers, &mut out[start..]).map_err(|e| wrong(e.to_string()))
+    fn mxfp4(&self, first: u64, count: u64, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        let groups = self.stored.cols / 32;
+        let (blocks, scales) = (format!("{}_blocks", self.module), format!("{}_scales", self.module));
+        let nibbles = self.bytes(&blocks, first, count, groups * 16)?;
+        let exponents = self.bytes(&scales, first, count, groups)?;
+        if exponents.contains(&MXFP4_NAN) {
+            return Err(floats::not_finite(self.checkpoint, &scales));
+        }
+        let groups = groups.max(1) as usize;
+        let mut rows = Rows::new(self.checkpoint, &blocks, DType::MXFP4, self.stored.cols)?;
+        for (row, exponents) in nibbles.chunks_exact(groups * 16).zip(exponents.chunks_exact(groups)) {
+            let codes: Vec<u8> = row.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect();
+            let powers: Vec<f32> = exponents.iter().map(|exponent| power(*exponent)).collect();
+            rows.push(&RowIntegers { codes: &codes, scales: &powers, ..RowIntegers::default() })?;
+        }
+        out.extend(rows.finish());
+        Ok(())
+    }
 }

@@ -81,9 +81,9 @@ fn missing_and_damaged_files_are_named() {
 fn other_schema_versions_are_refused_whatever_else_they_hold() {
     let (folder, _) = tiny();
     for (text, expected) in [
-        (r#"{"schema": 2}"#, "schema: version 2, but this build reads version 1"),
+        (r#"{"schema": 1}"#, "schema: version 1, but this build reads version 2"),
         (r#"{"schema": -1}"#, "invalid value"),
-        (r#"{"schema": 1}"#, "missing field `producer`"),
+        (r#"{"schema": 2}"#, "missing field `producer`"),
         ("", "EOF"),
         ("[]", "struct Version"),
     ] {
@@ -109,8 +109,10 @@ fn wrong_manifest_fields_are_named() {
         ("kv.dtype", |m| m.kv.dtype = "q8_0".into()),
         ("kv.page_tokens", |m| m.kv.page_tokens = 32),
         ("kv.page_bytes_per_layer", |m| m.kv.page_bytes_per_layer = 1),
-        ("kv.page_bytes_per_layer", |m| m.model.head_dim = 8),
-        ("kv.page_bytes_per_layer", |m| (m.model.head_dim, m.model.kv_heads) = (i32::MAX as u64, i32::MAX as u64)),
+        ("kv.page_bytes_per_layer", |m| m.kv.head_dim = 8),
+        ("kv.planes", |m| m.kv.planes = 3),
+        ("kv.page_bytes_per_layer", |m| m.kv.planes = 1),
+        ("kv.page_bytes_per_layer", |m| (m.kv.head_dim, m.kv.heads) = (i32::MAX as u64, i32::MAX as u64)),
         ("kv.bytes_per_token", |m| m.kv.bytes_per_token += 1),
         ("kv.states", |m| m.kv.states.push("kv.0".into())),
         ("state \"kv.0\"", |m| m.kv.states[0] = "kv.1".into()),

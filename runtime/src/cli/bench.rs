@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::ops::ControlFlow;
 
+use ir::program::{Arg, Launch};
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
@@ -41,6 +42,8 @@ struct Measured {
     prompt_rate: f64,
     generation_rate: f64,
     first_token: f64,
+    /// Bytes of packed weights read for a generated token, all sequences of the batch together.
+    weight_bytes: u64,
 }
 
 fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measured, Box<dyn Error>> {
@@ -56,13 +59,35 @@ fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measur
     let mut once =
         || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
     once()?;
+    let weight_bytes = decode_bytes(session, &requests)?;
+    let mut once =
+        || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
     let timings = (0..args.repetitions).map(|_| once()).collect::<Result<Vec<Timings>, _>>()?;
     Ok(Measured {
         batch,
         prompt_rate: median(timings.iter().map(Timings::prompt_rate)),
         generation_rate: median(timings.iter().map(Timings::generation_rate)),
         first_token: median(timings.iter().map(|t| t.first_token.as_secs_f64())),
+        weight_bytes,
     })
+}
+
+/// Bytes of packed weights the device reads in a decoding step, on average over those of one run.
+fn decode_bytes(session: &mut Session, requests: &[GenerationRequest]) -> Result<u64, Box<dyn Error>> {
+    let steps = requests.first().map_or(0, |r| r.max_tokens).saturating_sub(1);
+    if steps == 0 {
+        return Ok(0);
+    }
+    // The first token comes with the prompt, so that counting starts when it is chosen.
+    let engine = &mut session.engine;
+    let prompt_only: Vec<GenerationRequest> =
+        requests.iter().map(|r| GenerationRequest { max_tokens: 1, ..r.clone() }).collect();
+    let mut count = |requests: &[GenerationRequest]| {
+        let before = engine.weight_bytes_read();
+        generate(engine, requests, |_| ControlFlow::Continue(())).map(|_| engine.weight_bytes_read() - before)
+    };
+    let (with, without) = (count(requests)?, count(&prompt_only)?);
+    Ok((with - without) / steps)
 }
 
 /// A fixed token that looks random.
@@ -77,25 +102,30 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Bytes that decoding one token after the prompt reads: every weight but the embedding table, of which one row, unless
-/// that is the output projection as well, and the sequence's KV.
-fn bytes_per_token(session: &Session, context: u64) -> u64 {
+/// Bytes of packed weights that decoding one token needs, worked out from the program: every matrix a product reads, of a
+/// stack the selected ones, of an embedding table one row.
+fn active_weight_bytes(session: &Session) -> u64 {
     let manifest = session.artifact.manifest();
-    let programs = session.artifact.programs();
-    let gathered_only = |name: &str| {
-        let uses = |p: &ir::program::Program, kernel: bool| {
-            let Some(at) = p.weights.iter().position(|w| w.name == name) else { return false };
-            let reads =
-                |l: &&ir::program::Launch| l.args.iter().any(|(_, a)| *a == ir::program::Arg::Weight(at as u32));
-            p.launches.iter().filter(reads).any(|l| (l.kernel == "embedding") == kernel)
+    let Some(program) = session.artifact.programs().first() else { return 0 };
+    let needed = |launch: &Launch| {
+        let arg = |field: &str| launch.args.iter().find(|(name, _)| name == field).map(|(_, arg)| arg);
+        let count = |field: &str| match arg(field) {
+            Some(Arg::Size(dims)) => dims.iter().filter_map(|d| d.value(&program.upper_bounds())).product::<u64>(),
+            _ => 1,
         };
-        programs.first().is_some_and(|p| uses(p, true) && !uses(p, false))
+        let (Some(Arg::Weight(i)), divisor, share) = (match launch.kernel.as_str() {
+            "matmul" => (arg("w"), 1, 1),
+            "grouped_matmul" => (arg("w"), count("matrices"), count("slots")),
+            "embedding" => (arg("table"), count("rows"), 1),
+            _ => return 0,
+        }) else {
+            return 0;
+        };
+        let name = &program.weights[*i as usize].name;
+        let bytes = manifest.weights.iter().find(|w| w.name == *name).map_or(0, |w| w.bytes);
+        bytes / divisor.max(1) * share
     };
-    let weight = |w: &crate::artifact::WeightInfo| match gathered_only(&w.name) {
-        true => w.bytes / w.shape.first().copied().unwrap_or(1).max(1),
-        false => w.bytes,
-    };
-    manifest.weights.iter().map(weight).sum::<u64>() + manifest.kv.bytes_per_token * context
+    program.launches.iter().map(needed).sum()
 }
 
 fn report(session: &Session, args: &BenchArgs, results: &[Measured]) -> Value {
@@ -105,6 +135,8 @@ fn report(session: &Session, args: &BenchArgs, results: &[Measured]) -> Value {
                "time_to_first_token_s": m.first_token})
     };
     let first = results.first();
+    let context = args.prompt_tokens + args.generate_tokens / 2;
+    let kv_bytes = session.artifact.manifest().kv.bytes_per_token * context;
     json!({
         "model": session.artifact.manifest().model.name,
         "device": session.engine.device_name(),
@@ -115,7 +147,9 @@ fn report(session: &Session, args: &BenchArgs, results: &[Measured]) -> Value {
         "generation_tokens_per_s": first.map(|m| m.generation_rate),
         "time_to_first_token_s": first.map(|m| m.first_token),
         "peak_memory_bytes": memory::peak_bytes(),
-        "bytes_per_token": bytes_per_token(session, args.prompt_tokens + args.generate_tokens / 2),
+        "bytes_per_token": first.map(|m| m.weight_bytes + kv_bytes),
+        "weight_bytes_per_token": first.map(|m| m.weight_bytes),
+        "active_weight_bytes": active_weight_bytes(session),
         "joules_per_token": null,
         "weights_bytes": memory.weights,
         "arena_bytes": memory.arena,
@@ -129,6 +163,10 @@ fn print_table(session: &Session, results: &[Measured]) {
     println!("{:>6} {:>16} {:>20} {:>16}", "batch", "prompt tokens/s", "generation tokens/s", "first token ms");
     for m in results {
         println!("{:>6} {:>16.1} {:>20.1} {:>16.1}", m.batch, m.prompt_rate, m.generation_rate, m.first_token * 1e3);
+    }
+    if let Some(m) = results.first() {
+        let (read, active) = (m.weight_bytes as f64 / 1e6, active_weight_bytes(session) as f64 / 1e6);
+        println!("weights read a decoding step {read:.2} MB, active {active:.2} MB");
     }
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {:.1} MB", peak as f64 / 1e6);

@@ -39,6 +39,10 @@ pub trait Device: Send {
 
     /// Memory it has reserved.
     fn memory(&self) -> DeviceMemory;
+
+    /// Bytes of packed weights that all steps so far have read, counted as they ran: of a mixture only the experts that were
+    /// selected.
+    fn weight_bytes_read(&self) -> u64;
 }
 
 /// Bytes a device has reserved. Pages of the host's memory that were never touched count here, but not as resident.

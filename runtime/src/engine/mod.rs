@@ -171,6 +171,11 @@ impl Engine {
         self.device.memory()
     }
 
+    /// Bytes of packed weights that all steps so far have read, counted by the device.
+    pub fn weight_bytes_read(&self) -> u64 {
+        self.device.weight_bytes_read()
+    }
+
     /// Number of logits in a row.
     pub fn vocabulary(&self) -> usize {
         self.limits.vocabulary

@@ -117,6 +117,10 @@ impl Device for FakeDevice {
         None
     }
 
+    fn weight_bytes_read(&self) -> u64 {
+        0
+    }
+
     fn memory(&self) -> DeviceMemory {
         DeviceMemory::default()
     }

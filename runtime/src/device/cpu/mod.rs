@@ -130,6 +130,10 @@ impl Device for CpuDevice {
         Some(unsafe { std::slice::from_raw_parts(data.cast(), len) })
     }
 
+    fn weight_bytes_read(&self) -> u64 {
+        self.team.weight_bytes()
+    }
+
     fn memory(&self) -> DeviceMemory {
         DeviceMemory {
             weights: self.artifact.manifest().weight_bytes(),

@@ -11,7 +11,7 @@ use kernels::catalog::{self, Field, FieldKind, KernelInfo};
 use kernels::cpu::CpuKernel;
 use kernels::cpu::isa::Isa;
 
-use super::team::{KernelPanic, Launch, LaunchList};
+use super::team::{KernelPanic, Launch, LaunchList, WeightReads};
 use crate::device::{DeviceError, StepInputs};
 
 /// Where a program's names are in memory.
@@ -190,7 +190,8 @@ impl Plan {
             let params: *const c_void = unsafe { base.byte_add(l.params) }.cast();
             // SAFETY: `params` points to the struct of this kernel.
             let blocks = unsafe { l.info.blocks(&l.variant, params) };
-            Launch { kernel: l.kernel, params, blocks }
+            let reads = l.info.reads_weights().then(|| WeightReads { info: l.info, variant: &raw const *l.variant });
+            Launch { kernel: l.kernel, params, blocks, reads }
         });
         self.list.fill(launches, threads);
         self.sizes = Some(sizes);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use kernels::catalog::KernelInfo;
 use kernels::cpu::CpuKernel;
 
 use super::region::Region;
@@ -26,7 +27,7 @@ const SPINS: u32 = 128;
 const CHUNKS_A_THREAD: usize = 4;
 
 /// A kernel with its parameters, ready to be called.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Launch {
     /// The kernel for the chosen instruction set.
     pub kernel: CpuKernel,
@@ -34,6 +35,18 @@ pub(super) struct Launch {
     pub params: *const c_void,
     /// Blocks of its grid.
     pub blocks: usize,
+    /// What tells the bytes of weights it reads, for kernels that read any.
+    pub reads: Option<WeightReads>,
+}
+
+/// A kernel's count of the packed weights a launch reads. It may depend on results of earlier launches (the experts that were
+/// selected), so it is taken when the launch begins.
+#[derive(Clone, Copy)]
+pub(super) struct WeightReads {
+    /// The kernel.
+    pub info: &'static KernelInfo,
+    /// Its variant, which lives as long as the launch.
+    pub variant: *const str,
 }
 
 /// Launches between two meetings: one launch, or several of one block that one thread executes in order.
@@ -50,7 +63,7 @@ struct Phase {
 }
 
 /// A launch list cut into phases for a number of threads.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct LaunchList {
     launches: Vec<Launch>,
     phases: Vec<Phase>,
@@ -112,6 +125,8 @@ struct Shared {
     list: UnsafeCell<*const LaunchList>,
     stop: AtomicBool,
     aborted: AtomicBool,
+    /// Bytes of packed weights read so far.
+    weight_bytes: AtomicU64,
     panic: Mutex<Option<KernelPanic>>,
 }
 
@@ -139,6 +154,7 @@ impl Team {
             list: UnsafeCell::new(std::ptr::null()),
             stop: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            weight_bytes: AtomicU64::new(0),
             panic: Mutex::new(None),
         });
         let mut team = Team { shared, workers: Vec::new(), scratch: Region::new("scratch memory", scratch_bytes)? };
@@ -161,6 +177,11 @@ impl Team {
     /// Bytes of scratch memory of all threads.
     pub fn scratch_bytes(&self) -> u64 {
         self.scratch.bytes() * self.threads() as u64
+    }
+
+    /// Bytes of packed weights that all launches so far have read.
+    pub fn weight_bytes(&self) -> u64 {
+        self.shared.weight_bytes.load(Ordering::Relaxed)
     }
 
     /// Executes a list filled for this number of threads.
@@ -260,6 +281,11 @@ fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mu
         }
         let blocks = start..(start + phase.chunk).min(phase.blocks);
         for launch in launches {
+            if let Some(reads) = launch.reads.filter(|_| start == 0) {
+                // SAFETY: the variant lives as long as the list; what the launch reads is ready when it begins.
+                let bytes = unsafe { reads.info.weight_bytes(&*reads.variant, launch.params) };
+                shared.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
             // SAFETY: by the contract of `Team::run`; the range lies in the grid.
             let call = || unsafe { (launch.kernel)(launch.params, blocks.clone(), scratch) };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
@@ -325,6 +351,7 @@ mod tests {
             kernel: affine,
             params: std::ptr::from_ref(p).cast(),
             blocks: blocks(i),
+            reads: None,
         };
         list.fill(params.iter().enumerate().map(launch), threads);
         list
@@ -359,7 +386,7 @@ mod tests {
         let params = [Steps { cells: cells.as_mut_ptr(), step: 1 }];
         let good = list(&params, |_| 16, 3);
         let mut bad = LaunchList::with_capacity(2);
-        let launch = Launch { kernel: failing, params: params.as_ptr().cast(), blocks: 16 };
+        let launch = Launch { kernel: failing, params: params.as_ptr().cast(), blocks: 16, reads: None };
         bad.fill([launch, good.launches[0]].into_iter(), 3);
         for _ in 0..3 {
             // SAFETY: the kernel uses no memory.
