@@ -32,13 +32,7 @@ fn programs(lower: fn(&mut Context) -> Result<(), LowerError>) -> Result<Vec<Pro
     let checkpoint = Checkpoint::open(fixture).unwrap();
     let mut registry = Registry::default();
     registry.register(Box::new(OwnAdd(lower)));
-    let options = CompileOptions {
-        target: Target::Cpu,
-        activations: Activations::F32,
-        max_model_len: None,
-        dump: None,
-        stop_after: None,
-    };
+    let options = CompileOptions::new(Target::Cpu, Activations::F32);
     match compile_programs(&checkpoint, &options, &registry) {
         Ok(compiled) => Ok(compiled.expect("all passes").1),
         Err(error) => Err(error.to_string()),

@@ -67,10 +67,11 @@ impl Step<'_> {
         let weight = |(slot, expert): (usize, &usize)| {
             let max = f64::from(logits[*expert]);
             let rivals = logits.iter().enumerate().filter(|(e, _)| !chosen[..slot].contains(e));
-            let near = rivals
-                .map(|(_, s)| f64::from(*s))
-                // Written so that the expert itself is near even where its logit is 0 and the ratio no number.
-                .filter(|s| !((max - s) / s.abs().max(max) > 2.0 * self.attribute("jitter")));
+            let near = rivals.map(|(_, s)| f64::from(*s)).filter(|s| {
+                let distance = (max - s) / s.abs().max(max);
+                // The selected expert itself, with a logit of 0, is at no distance that is a number.
+                distance.is_nan() || distance <= 2.0 * self.attribute("jitter")
+            });
             1.0 / near.map(|s| (s - max).exp()).sum::<f64>()
         };
         chosen.iter().enumerate().map(weight).collect()
