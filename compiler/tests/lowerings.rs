@@ -44,7 +44,14 @@ fn a_lowering_registered_later_is_asked_first() {
     // a + b written without the permission to overwrite: other launches of the same kernel are in place.
     let own = programs(|c| {
         let elements = c.node().ty.shape.clone();
-        let args = vec![("a", c.read(1)), ("b", c.read(0)), ("out", c.result()), ("count", Arg::Size(elements))];
+        let args = vec![
+            ("a", c.read(1)),
+            ("b", c.read(0)),
+            ("out", c.result()),
+            ("count", Arg::Size(elements)),
+            ("limit", Arg::Float(0.0)),
+            ("reserved", count(0)),
+        ];
         c.launch("binary", "add", args)
     });
     let launches = own.unwrap().remove(0).launches;
@@ -64,7 +71,7 @@ fn what_the_catalog_does_not_have_is_an_error_at_the_node() {
     let error = programs(|c| c.launch("binary", "pow", vec![])).unwrap_err();
     assert!(error.contains("no variant \"pow\""), "{error}");
     let error = programs(|c| c.launch("binary", "add", vec![("count", count(1))])).unwrap_err();
-    assert!(error.contains("takes (a, b, out, count), not (count)"), "{error}");
+    assert!(error.contains("takes (a, b, out, count, limit, reserved), not (count)"), "{error}");
     let error = programs(|_| Ok(())).unwrap_err();
     assert!(error.contains("own add gave no result"), "{error}");
 }

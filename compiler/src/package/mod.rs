@@ -7,7 +7,7 @@ mod weights;
 
 use std::path::Path;
 
-use ir::graph::{Graph, Node, NodeKind};
+use ir::graph::{Graph, Node, NodeKind, ValueId};
 use ir::op::Op;
 use ir::program::Program;
 use ir::text::print_program;
@@ -213,8 +213,8 @@ fn parameters(graph: &Graph) -> u64 {
 /// Elements a token is multiplied with: of stacked experts those selected, of an embedding table that is not also the head
 /// the one row.
 fn active_parameters(graph: &Graph) -> u64 {
-    let share = |node: &Node| {
-        let users = graph.nodes.iter().filter(|n| n.operands().iter().any(|o| std::ptr::eq(graph.node(*o), node)));
+    let share = |(value, node): (ValueId, &Node)| {
+        let users = graph.nodes.iter().filter(|n| n.operands().contains(&value));
         let used = users.map(|user| match (user.op(), user.ty.shape.get(1), node.ty.shape.first()) {
             (Some(Op::GroupedMatmul), Some(Dim::Const(slots)), Some(Dim::Const(all))) if *all > 0 => {
                 elements(node) / all * slots
@@ -224,7 +224,7 @@ fn active_parameters(graph: &Graph) -> u64 {
         });
         used.max().unwrap_or(0)
     };
-    let weights = graph.nodes.iter().filter(|n| n.kind == NodeKind::Weight && n.ty.dtype.is_real());
+    let weights = graph.values().filter(|(_, n)| n.kind == NodeKind::Weight && n.ty.dtype.is_real());
     weights.map(share).fold(0, u64::saturating_add)
 }
 

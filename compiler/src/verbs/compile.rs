@@ -33,6 +33,9 @@ pub struct CompileArgs {
     /// Longest sequence in tokens, 32k for 32768; default: what the model was made for
     #[arg(long, value_name = "N", value_parser = runtime::cli::parse_count, env = "MOESAIC_MAX_MODEL_LEN")]
     pub max_model_len: Option<u64>,
+    /// Add what each router selects to the results of a step, for `logits` to write
+    #[arg(long)]
+    pub trace_routing: bool,
     /// Write the text after each pass into this folder
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
@@ -97,6 +100,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
     let options = CompileOptions {
         max_model_len: args.max_model_len,
         quant,
+        trace_routing: args.trace_routing,
         dump: args.dump.clone(),
         stop_after: args.stop_after.clone(),
         ..CompileOptions::new(target, activations)

@@ -112,6 +112,14 @@ fn print_summary(manifest: &Manifest, programs: &[Program]) {
         m.vocab_size,
         m.max_context,
     );
+    if m.experts > 0 {
+        println!(
+            "  {} experts, {} a token: {:.1} M parameters active",
+            m.experts,
+            m.experts_per_token,
+            m.active_parameters as f64 / 1e6
+        );
+    }
     let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     for w in &manifest.weights {
         let entry = formats.entry(&w.dtype).or_default();

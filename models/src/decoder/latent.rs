@@ -123,6 +123,13 @@ impl Decoder<'_> {
         let sources: Vec<MatrixSource> = (0..self.hyper.heads).map(of_head).collect();
         let part = if half == Expansion::Key { "key" } else { "value" };
         let name = format!("{fused}.{part}.weight");
-        Ok(self.stack(&name, sources, rows, cols, true)?.0)
+        match self.stack(&name, sources, rows, cols, true)? {
+            (matrices, None) => Ok(matrices),
+            (_, Some(_)) => Err(ModelError::Unsupported {
+                file: self.checkpoint.path().to_path_buf(),
+                what: format!("activation order (desc_act) of {fused}"),
+                instead: "use a checkpoint quantised without it".into(),
+            }),
+        }
     }
 }
