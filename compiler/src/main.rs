@@ -39,6 +39,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    runtime::cli::end_with_closed_pipe();
     runtime::cli::exit(dispatch(Cli::parse().verb))
 }
 

@@ -32,6 +32,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    cli::end_with_closed_pipe();
     cli::exit(match Cli::parse().verb {
         Verb::Run(args) => cli::run(&args),
         Verb::Chat(args) => cli::chat(&args),

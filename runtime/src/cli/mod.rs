@@ -59,6 +59,13 @@ pub enum CliError {
     },
 }
 
+/// Lets a closed pipe on standard output (`moesaic inspect … | head`) end the process silently, as it does other tools, where
+/// Rust would have the next print panic.
+pub fn end_with_closed_pipe() {
+    // SAFETY: called before any other thread is started; the default action is no handler that could run.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Ends a process: 0, or 1 after one line on standard error. A closed pipe is no error worth a message.
 pub fn exit(result: Result<(), Box<dyn Error>>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
