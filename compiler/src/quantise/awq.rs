@@ -19,7 +19,7 @@ use super::calibrate::{Basis, Step, basis, calibrated, count_experts, read_matri
 use super::layer::{Layer, Product, Routing};
 use super::levels::Levels;
 use super::matrix::{self, for_each};
-use super::rounding::{round_clipped, round_to_nearest};
+use super::rounding::{Weighting, round_clipped, round_to_nearest};
 use super::rows::CalibratedRows;
 use super::statistics::{Inputs, LayerInputs};
 
@@ -92,7 +92,7 @@ pub(super) fn quantise_layer(step: Step) -> Result<(), QuantiseError> {
             let mut values = read_matrix(rows.source(), &name, matrix, count)?;
             scaling.apply(&name, matrix, &mut values, cols);
             let bytes = match levels {
-                None => round_to_nearest(&values, cols, DType::F32, None, &name, threads)?,
+                None => round_to_nearest(&values, cols, DType::F32, Weighting::Even, &name, threads)?,
                 Some(levels) => {
                     let columns = scaling.columns(&name, matrix);
                     round_matrix(&values, levels, inputs, (product, matrix), columns, &name, threads)?
@@ -143,7 +143,7 @@ fn round_matrix(
         (Basis::Own(own), _) | (Basis::Shared, Some(own)) => own,
         _ => {
             let cols = inputs.get(source).first().map_or(1, |i| i.moments.size());
-            return round_to_nearest(values, cols, levels.dtype(), None, name, threads);
+            return round_to_nearest(values, cols, levels.dtype(), Weighting::Squares, name, threads);
         }
     };
     let cols = own.moments.size();
@@ -152,7 +152,7 @@ fn round_matrix(
     if !levels.is_grouped() {
         let diagonal = own.moments.diagonal();
         let importance: Vec<f32> = diagonal.iter().zip(&inverse).map(|(h, s)| h * s * s).collect();
-        return round_to_nearest(values, cols, levels.dtype(), Some(&importance), name, threads);
+        return round_to_nearest(values, cols, levels.dtype(), Weighting::Inputs(&importance), name, threads);
     }
     let group = levels.group(cols);
     let block = |first: usize| {

@@ -15,7 +15,7 @@ use super::layer::{Layer, LayerRunner, Product, Routing, Source, Window};
 use super::levels::Levels;
 use super::matrix::for_each;
 use super::options::Method;
-use super::rounding::round_to_nearest;
+use super::rounding::{Weighting, round_to_nearest};
 use super::rows::{CalibratedRows, SourceRows};
 use super::statistics::{Inputs, LayerInputs, fewest_inputs};
 use super::windows::Windows;
@@ -338,7 +338,7 @@ fn quantise_product(
         let values = read_matrix(rows.source(), name, matrix, count)?;
         let bytes = match factors.get(matrix) {
             Some(factor) => gptq::quantise(&values, factor, levels, name, threads)?,
-            None => round_to_nearest(&values, cols, levels.dtype(), None, name, threads)?,
+            None => round_to_nearest(&values, cols, levels.dtype(), Weighting::Squares, name, threads)?,
         };
         rows.store(name, count as u64, &bytes)?;
     }

@@ -113,7 +113,7 @@ mod tests {
     use ir::types::DType;
 
     use super::super::matrix::output_error;
-    use super::super::rounding::round_to_nearest;
+    use super::super::rounding::{Weighting, round_to_nearest};
     use super::*;
 
     /// Numbers that look random, in -1..1.
@@ -151,7 +151,7 @@ mod tests {
         let factor = Factor::of(&moments, "w").unwrap();
         for dtype in [DType::Q4G128, DType::Q4G64, DType::Q4_0, DType::Q4_1, DType::Q8C] {
             let levels = Levels::of(dtype).unwrap();
-            let nearest = round_to_nearest(&weights, cols, dtype, None, "w", 2).unwrap();
+            let nearest = round_to_nearest(&weights, cols, dtype, Weighting::Even, "w", 2).unwrap();
             let chosen = quantise(&weights, &factor, levels, "w", 2).unwrap();
             let error = |bytes: &[u8]| output_error(&difference(bytes, &weights, cols, dtype), &x, cols);
             assert!(error(&chosen) < 0.5 * error(&nearest), "{dtype}: {} of {}", error(&chosen), error(&nearest));
@@ -172,7 +172,7 @@ mod tests {
         let factor = Factor::of(&moments, "w").unwrap();
         for dtype in [DType::Q4G128, DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::T2] {
             let levels = Levels::of(dtype).unwrap();
-            let nearest = round_to_nearest(&weights, cols, dtype, None, "w", 1).unwrap();
+            let nearest = round_to_nearest(&weights, cols, dtype, Weighting::Even, "w", 1).unwrap();
             assert_eq!(quantise(&weights, &factor, levels, "w", 1).unwrap(), nearest, "{dtype}");
         }
     }

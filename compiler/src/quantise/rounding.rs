@@ -77,7 +77,19 @@ pub fn encode(
         .map_err(|source| QuantiseError::Format { weight: name.into(), source })
 }
 
-/// Round-to-nearest, with the scale search of the format, weighted by `importance[cols]` where given.
+/// How much the error of each weight counts in the search for its group's scale.
+#[derive(Clone, Copy, Debug)]
+pub enum Weighting<'a> {
+    /// All alike.
+    Even,
+    /// By column: the mean squares of the inputs, `[cols]`.
+    Inputs(&'a [f32]),
+    /// By the weight's own square, where nothing is known of the inputs: large weights are kept, which an even search would
+    /// clip to gain a little on many small ones.
+    Squares,
+}
+
+/// Round-to-nearest, with the scale search of the format.
 ///
 /// # Errors
 /// A value that the format cannot hold.
@@ -85,7 +97,7 @@ pub fn round_to_nearest(
     values: &[f32],
     cols: usize,
     dtype: DType,
-    importance: Option<&[f32]>,
+    weighting: Weighting,
     name: &str,
     threads: usize,
 ) -> Result<Vec<u8>, QuantiseError> {
@@ -100,7 +112,14 @@ pub fn round_to_nearest(
     }
     write_strips(values, cols, dtype, threads, |strip, out, row_bytes| {
         let mut rows = strip.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes));
-        rows.try_for_each(|(row, out)| format.quantize_row_searched(row, importance, out))
+        rows.try_for_each(|(row, out)| match weighting {
+            Weighting::Even => format.quantize_row_searched(row, None, out),
+            Weighting::Inputs(importance) => format.quantize_row_searched(row, Some(importance), out),
+            Weighting::Squares => {
+                let squares: Vec<f32> = row.iter().map(|w| w * w).collect();
+                format.quantize_row_searched(row, Some(&squares), out)
+            }
+        })
     })
     .map_err(fail)
 }

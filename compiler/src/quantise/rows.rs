@@ -10,7 +10,7 @@ use models::Checkpoint;
 use models::weights::{WeightReader, WeightTable};
 
 use super::assign::Assignment;
-use super::rounding::round_to_nearest;
+use super::rounding::{Weighting, round_to_nearest};
 use super::{QuantiseError, WeightRows};
 
 /// Weights as the checkpoint has them.
@@ -97,8 +97,11 @@ impl WeightRows for StreamedRows<'_> {
         };
         self.source.values(weight, matrix, first, count, &mut self.values)?;
         let cols = self.values.len().checked_div(count as usize).unwrap_or(0);
-        *out =
-            if cols == 0 { Vec::new() } else { round_to_nearest(&self.values, cols, to, None, weight, self.threads)? };
+        *out = if cols == 0 {
+            Vec::new()
+        } else {
+            round_to_nearest(&self.values, cols, to, Weighting::Squares, weight, self.threads)?
+        };
         Ok(())
     }
 
