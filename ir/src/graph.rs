@@ -13,6 +13,9 @@ use crate::types::{DType, Dim, Symbol, SymbolId, TensorType};
 pub struct ValueId(pub u32);
 
 impl ValueId {
+    /// Stands for an operand that is left out before others that are not.
+    pub const ABSENT: ValueId = ValueId(u32::MAX);
+
     /// As an index into [`Graph::nodes`].
     pub fn index(self) -> usize {
         self.0 as usize
@@ -21,7 +24,7 @@ impl ValueId {
 
 impl fmt::Display for ValueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "%{}", self.0)
+        if *self == ValueId::ABSENT { f.write_str("_") } else { write!(f, "%{}", self.0) }
     }
 }
 
@@ -40,7 +43,7 @@ pub enum NodeKind {
     Op {
         /// The op.
         op: Op,
-        /// Its operands, all defined before.
+        /// Its operands, all defined before; [`ValueId::ABSENT`] for one left out.
         operands: Vec<ValueId>,
         /// Attribute values in the order of the op's table row.
         attributes: Vec<Attr>,
@@ -54,6 +57,8 @@ pub struct Node {
     pub kind: NodeKind,
     /// The value's type.
     pub ty: TensorType,
+    /// Types of the further results of an op that has several; [`Op::Part`] names them.
+    pub more: Vec<TensorType>,
     /// Unique name of an input, weight, constant or state; for an op a label for messages and reports, possibly empty.
     pub name: String,
 }
@@ -67,7 +72,17 @@ impl Node {
         }
     }
 
-    /// The operands; empty for anything but an op.
+    /// Operand `i`, if it is given.
+    pub fn operand(&self, i: usize) -> Option<ValueId> {
+        self.operands().get(i).copied().filter(|v| *v != ValueId::ABSENT)
+    }
+
+    /// The operands that are given.
+    pub fn given(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.operands().iter().copied().filter(|v| *v != ValueId::ABSENT)
+    }
+
+    /// The operands, [`ValueId::ABSENT`] for those left out; empty for anything but an op.
     pub fn operands(&self) -> &[ValueId] {
         match &self.kind {
             NodeKind::Op { operands, .. } => operands,
@@ -193,11 +208,20 @@ impl Graph {
             let names: Vec<_> = def.attributes.iter().map(|d| d.name).collect();
             fail(format!("expected the attributes {}", names.join(", ")))
         })?;
-        let types: Option<Vec<TensorType>> =
-            operands.iter().map(|v| self.nodes.get(v.index()).map(|n| n.ty.clone())).collect();
-        let types = types.ok_or_else(|| fail("an operand is not defined".into()))?;
-        let ty = def.result_type(&types, &attributes).map_err(fail)?;
-        Ok(self.push(NodeKind::Op { op, operands: operands.to_vec(), attributes }, ty, label))
+        let nodes = self.operand_nodes(operands).ok_or_else(|| fail("an operand is not defined".into()))?;
+        let (ty, more) = def.result_types(&nodes, &attributes).map_err(fail)?;
+        let value = self.push(NodeKind::Op { op, operands: operands.to_vec(), attributes }, ty, label);
+        self.nodes[value.index()].more = more;
+        Ok(value)
+    }
+
+    /// The nodes of operands; `None` for one left out, `None` at all if one is not defined.
+    pub(crate) fn operand_nodes(&self, operands: &[ValueId]) -> Option<Vec<Option<&Node>>> {
+        let node = |v: &ValueId| match *v {
+            ValueId::ABSENT => Some(None),
+            v => self.nodes.get(v.index()).map(Some),
+        };
+        operands.iter().map(node).collect()
     }
 
     /// Names a value as a result.
@@ -226,7 +250,7 @@ impl Graph {
     }
 
     fn push(&mut self, kind: NodeKind, ty: TensorType, name: &str) -> ValueId {
-        self.nodes.push(Node { kind, ty, name: name.into() });
+        self.nodes.push(Node { kind, ty, more: Vec::new(), name: name.into() });
         ValueId(self.nodes.len() as u32 - 1)
     }
 }

@@ -11,6 +11,7 @@ use crate::types::{DType, Dim, TensorType};
 
 mod attention;
 mod elementwise;
+mod fused;
 mod mixture;
 
 /// A tensor's values, row-major.
@@ -47,6 +48,16 @@ pub enum InterpError {
         /// Its value.
         index: i64,
     },
+    /// A fused op cannot be expanded.
+    #[error("node %{node} ({op}): {what}")]
+    Expansion {
+        /// The node.
+        node: u32,
+        /// Its op.
+        op: &'static str,
+        /// What is wrong.
+        what: String,
+    },
     /// A symbol's value is missing or out of its range.
     #[error("symbol {name} has no value in {min}..={max}")]
     Symbol {
@@ -66,7 +77,8 @@ pub struct Interpreter<'a> {
     states: HashMap<String, Vec<f32>>,
 }
 
-type Values = Vec<Option<Tensor>>;
+/// The results of each node; a state has none.
+type Values = Vec<Vec<Tensor>>;
 
 impl<'a> Interpreter<'a> {
     /// An interpreter over a graph and its weights by name, dequantised. States start as NaN, so that a read of what
@@ -90,13 +102,13 @@ impl<'a> Interpreter<'a> {
         for (value, node) in self.graph.values() {
             let shape: Vec<usize> = node.ty.shape.iter().map(|d| size(*d, symbols)).collect();
             let result = match &node.kind {
-                NodeKind::Input => Some(bound(inputs.get(&node.name), node, &shape)?),
-                NodeKind::Weight => Some(bound(self.weights.get(&node.name), node, &shape)?),
-                NodeKind::Constant(v) => Some(Tensor::Real(v.clone())),
+                NodeKind::Input => vec![bound(inputs.get(&node.name), node, &shape)?],
+                NodeKind::Weight => vec![bound(self.weights.get(&node.name), node, &shape)?],
+                NodeKind::Constant(v) => vec![Tensor::Real(v.clone())],
                 NodeKind::State => {
                     let count = shape.iter().product();
                     self.states.entry(node.name.clone()).or_insert_with(|| vec![f32::NAN; count]);
-                    None
+                    Vec::new()
                 }
                 NodeKind::Op { op, operands, .. } => {
                     let step =
@@ -110,7 +122,7 @@ impl<'a> Interpreter<'a> {
             .graph
             .outputs
             .iter()
-            .filter_map(|(name, v)| Some((name.clone(), values.get(v.index())?.clone()?)))
+            .filter_map(|(name, v)| Some((name.clone(), values.get(v.index())?.first()?.clone())))
             .collect())
     }
 }
@@ -140,7 +152,7 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn evaluate(&self, states: &mut HashMap<String, Vec<f32>>) -> Result<Option<Tensor>, InterpError> {
+    fn evaluate(&self, states: &mut HashMap<String, Vec<f32>>) -> Result<Vec<Tensor>, InterpError> {
         let real = match self.op {
             Op::Embedding => self.embedding()?,
             Op::GatherRows => self.rows_of(self.real(0), self.ints(1), "row")?,
@@ -151,7 +163,7 @@ impl Step<'_> {
             Op::Rope => self.rope()?,
             Op::KvAppend => {
                 self.kv_append(states)?;
-                return Ok(None);
+                return Ok(Vec::new());
             }
             Op::Attention => self.attention(states)?,
             Op::Add => self.pairwise(|a, b| a + b),
@@ -164,12 +176,21 @@ impl Step<'_> {
             Op::LayerNorm => self.layer_norm(),
             Op::HeadMatmul => self.head_matmul(),
             Op::PermuteColumns => self.permute_columns()?,
-            Op::Router => return Ok(Some(Tensor::Int(self.router()))),
+            Op::Router => return Ok(vec![Tensor::Int(self.router())]),
             Op::RouterWeights => self.router_weights()?,
             Op::GroupedMatmul => self.grouped_matmul()?,
             Op::Combine => self.combine(),
+            Op::After => return Ok(Vec::new()),
+            Op::Part => return Ok(self.further_result().into_iter().collect()),
+            Op::Cast => self.cast(),
+            Op::ScaleColumns => self.scale_columns(),
+            Op::SquareSums => self.square_sums(),
+            Op::ScaleRows => self.scale_rows(),
+            Op::ColumnPartials => self.column_partials(),
+            Op::FinishLogits => self.finish_logits(),
+            _ => return self.expanded(states),
         };
-        Ok(Some(Tensor::Real(real)))
+        Ok(vec![Tensor::Real(real)])
     }
 
     fn ty(&self, i: usize) -> &TensorType {
@@ -180,15 +201,20 @@ impl Step<'_> {
         size(self.ty(i).shape[d], self.symbols)
     }
 
+    /// The first result of what defines operand `i`.
+    fn tensor(&self, i: usize) -> Option<&Tensor> {
+        self.values[self.node.operand(i)?.index()].first()
+    }
+
     fn real(&self, i: usize) -> &[f32] {
-        match self.values[self.operands[i].index()].as_ref() {
+        match self.tensor(i) {
             Some(Tensor::Real(v)) => v,
             _ => &[],
         }
     }
 
     fn ints(&self, i: usize) -> &[i32] {
-        match self.values[self.operands[i].index()].as_ref() {
+        match self.tensor(i) {
             Some(Tensor::Int(v)) => v,
             _ => &[],
         }

@@ -2,6 +2,7 @@
 //!
 //! A leaf crate: it does no IO and knows no device.
 
+pub mod expand;
 pub mod graph;
 pub mod interp;
 pub mod op;

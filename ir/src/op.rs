@@ -6,6 +6,8 @@
 
 mod shapes;
 
+use crate::expand;
+use crate::graph::Node;
 use crate::types::TensorType;
 use shapes::*;
 
@@ -58,11 +60,18 @@ pub struct AttrDef {
 
 /// The operand and attribute values a shape rule sees. Operand count and attribute kinds are already checked.
 pub struct Signature<'a> {
-    /// Types of the operands given.
+    /// The op.
+    pub op: Op,
+    /// Types of the operands given; of one left out in the middle an empty placeholder.
     pub operands: &'a [TensorType],
+    /// The nodes that define them; `None` for one left out.
+    pub nodes: &'a [Option<&'a Node>],
     /// Attribute values, in the order of [`OpDef::attributes`].
     pub attributes: &'a [Attr],
 }
+
+/// Types of a node's results: of the first, and of those that [`Op::Part`] names.
+pub type ResultTypes = (TensorType, Vec<TensorType>);
 
 /// One row of the op table.
 pub struct OpDef {
@@ -76,8 +85,8 @@ pub struct OpDef {
     pub optional: usize,
     /// Attributes, all mandatory.
     pub attributes: &'static [AttrDef],
-    /// The type of the result.
-    pub infer: fn(&Signature) -> Result<TensorType, String>,
+    /// The types of the results.
+    pub infer: fn(&Signature) -> Result<ResultTypes, String>,
 }
 
 macro_rules! op_table {
@@ -94,9 +103,33 @@ macro_rules! op_table {
             operands: &[$($operand),*],
             optional: $optional,
             attributes: &[$(AttrDef { name: $attr, kind: $kind }),*],
-            infer: $infer,
+            infer: |s| one_or_more($infer(s)),
         }),+];
     };
+}
+
+/// Columns of a panel: what one partial sum of [`Op::SquareSums`] and [`Op::ColumnPartials`] spans. The rows of a panel of packed weights
+/// are as many, so that a product can give the partial sums of its result as it stores it.
+pub const PANEL_COLUMNS: u64 = 16;
+
+/// A shape rule's answer, of ops with one result or several.
+fn one_or_more<T: Into<Results>>(types: Result<T, String>) -> Result<ResultTypes, String> {
+    types.map(|t| t.into().0)
+}
+
+/// What a shape rule gives: [`ResultTypes`], or the one type there is.
+struct Results(ResultTypes);
+
+impl From<TensorType> for Results {
+    fn from(ty: TensorType) -> Results {
+        Results((ty, Vec::new()))
+    }
+}
+
+impl From<ResultTypes> for Results {
+    fn from(types: ResultTypes) -> Results {
+        Results(types)
+    }
 }
 
 /// Activations of gated linear units: `silu`, `gelu_tanh`, `gelu` (exact), `relu2` (`max(x, 0)²`), and `clamped_swiglu`, which
@@ -109,6 +142,18 @@ pub const SCORINGS: &[&str] = &["softmax", "sigmoid", "sparsemixer"];
 
 /// What shares one scale when activations are rounded: blocks of 32, or the whole row (BitNet).
 pub const GRANULARITIES: &[&str] = &["block", "row"];
+
+/// Norms that a launch can carry out on its way: `rms`, `layer`, or `scale`, the weight alone.
+pub const NORM_KINDS: &[&str] = &["rms", "layer", "scale"];
+
+/// Partial sums a product gives beside its result, each with those before it: none, [`Op::SquareSums`], [`Op::ColumnPartials`].
+pub const EMISSIONS: &[&str] = &["none", "squares", "router"];
+
+/// Types that [`Op::Cast`] rounds to.
+pub const CAST_TYPES: &[&str] = &["f32", "f16", "bf16"];
+
+const ANY_COUNT: AttrKind = AttrKind::Int(1, 1 << 20);
+const EXPERTS: AttrKind = AttrKind::Int(1, 1 << 16);
 
 op_table! {
     /// Row `ids[t]` of `table[V, H]`, as f32: `[T, H]`.
@@ -176,6 +221,73 @@ op_table! {
     SigmoidGate = "sigmoid_gate" ("x", "gate"; 0) [] sigmoid_gate;
     /// `activation(gate) · up`; `limit` is that of `clamped_swiglu`, else 0.
     Glu = "glu" ("gate", "up"; 0) ["activation": AttrKind::OneOf(ACTIVATIONS), "limit": AttrKind::Float] same;
+
+    /// Further result `index` of a node that has several.
+    Part = "part" ("x"; 0) ["index": AttrKind::Int(1, 8)] part;
+    /// The state `kv` once `token` is computed, by a node that updates it.
+    After = "after" ("kv", "token"; 0) [] after;
+    /// `x` rounded to another type of real numbers, or the numbers that a quantised `x` stands for.
+    Cast = "cast" ("x"; 0) ["dtype": AttrKind::OneOf(CAST_TYPES)] cast;
+    /// `x[T, H] · w[H]`, column by column.
+    ScaleColumns = "scale_columns" ("x", "w"; 0) [] scale_columns;
+    /// `Σ x²` over each panel of 16 columns of `x[T, H]`: `[T, ceil(H / 16)]`.
+    SquareSums = "square_sums" ("x"; 0) [] square_sums;
+    /// `y · rsqrt(Σ squares / width + eps) (+ bias)` of `y[T, N]` or `y[T, k, N]`, row `t` by its `squares[T, P]`; only `y[T, N]` takes
+    /// a bias.
+    ScaleRows = "scale_rows" ("y", "squares", "bias"; 1) ["width": ANY_COUNT, "eps": AttrKind::Float] scale_rows;
+    /// `Σ x · norm · w[e]` over each panel of 16 columns of `x[T, H]`, with `norm[H]` and `w[E, H]`: `[T, ceil(H / 16), E]`.
+    ColumnPartials = "column_partials" ("x", "norm", "w"; 0) [] column_partials;
+    /// `rsqrt(Σ squares / width + eps) · Σ_p partials[t, p] (+ bias)` of `partials[T, P, E]` and `squares[T, P]`: `[T, E]`.
+    FinishLogits = "finish_logits" ("partials", "squares", "bias"; 1) ["width": ANY_COUNT, "eps": AttrKind::Float] finish_logits;
+
+    // Fused ops: each is one launch, and means what its expansion in `crate::expand` means.
+
+    /// [`Op::Router`] and [`Op::RouterWeights`]: the experts `[T, k]`, then their weights.
+    Route = "route" ("logits", "bias"; 1) ["k": EXPERTS, "scoring": AttrKind::OneOf(SCORINGS), "groups": EXPERTS,
+        "top_groups": EXPERTS, "renormalise": AttrKind::Bool, "scale": AttrKind::Float, "jitter": AttrKind::Float] fused;
+    /// [`Op::QuantizeRows`] of a norm.
+    NormQuantize = "norm_quantize" ("x", "weight", "bias"; 1) ["kind": AttrKind::OneOf(NORM_KINDS), "eps": AttrKind::Float,
+        "granularity": AttrKind::OneOf(GRANULARITIES)] fused;
+    /// A product and what follows it row by row: `x · wᵀ`, by the root mean square of its input's `squares`, plus `bias`, by
+    /// `sigmoid(gate[T, 1])`, by `factor`, bounded by a positive `softcap`, plus `residual`. It emits the partial sums of its result.
+    Project = "project" ("x", "w", "bias", "squares", "gate", "residual", "router_norm", "router"; 6)
+        ["eps": AttrKind::Float, "factor": AttrKind::Float, "softcap": AttrKind::Float, "emit": AttrKind::OneOf(EMISSIONS)] fused;
+    /// A product seen as heads `[T, heads, D]`, each normalised by `norm[D]` and turned by its position.
+    ProjectHeads = "project_heads" ("x", "w", "bias", "squares", "norm", "positions", "inv_freq", "tables"; 6)
+        ["heads": ANY_COUNT, "eps": AttrKind::Float, "norm_eps": AttrKind::Float, "interleaved": AttrKind::Bool,
+         "scale": AttrKind::Float] fused;
+    /// Queries, keys and values as heads, keys and values appended to `kv`; gives the queries `[T, heads, D]`.
+    Qkv = "qkv" ("x", "wq", "wk", "wv", "kv", "positions", "sequences", "page_table",
+                 "squares", "bq", "bk", "bv", "q_norm", "k_norm", "inv_freq", "tables"; 8)
+        ["heads": ANY_COUNT, "kv_heads": ANY_COUNT, "eps": AttrKind::Float, "norm_eps": AttrKind::Float,
+         "interleaved": AttrKind::Bool, "scale": AttrKind::Float] fused;
+    /// [`Op::Glu`] of two products of one input: `[T, F]`.
+    GateUp = "gate_up" ("x", "w_gate", "w_up", "squares", "gate_bias", "up_bias"; 3)
+        ["eps": AttrKind::Float, "activation": AttrKind::OneOf(ACTIVATIONS), "limit": AttrKind::Float] fused;
+    /// [`Op::Glu`] of two products of one input with each selected expert's matrices: `[T, k, F]`.
+    GroupedGateUp = "grouped_gate_up" ("x", "w_gate", "w_up", "experts", "squares", "gate_bias", "up_bias"; 3)
+        ["eps": AttrKind::Float, "activation": AttrKind::OneOf(ACTIVATIONS), "limit": AttrKind::Float] fused;
+    /// [`Op::Route`] and [`Op::GroupedGateUp`]: `[T, k, F]`, then experts and weights.
+    RoutedGateUp = "routed_gate_up" ("x", "w_gate", "w_up", "logits", "squares", "gate_bias", "up_bias", "correction"; 4)
+        ["eps": AttrKind::Float, "activation": AttrKind::OneOf(ACTIVATIONS), "limit": AttrKind::Float,
+         "k": EXPERTS, "scoring": AttrKind::OneOf(SCORINGS), "groups": EXPERTS, "top_groups": EXPERTS,
+         "renormalise": AttrKind::Bool, "scale": AttrKind::Float, "jitter": AttrKind::Float] fused;
+    /// The products of the selected experts, weighed and added up: `Σ_j weights[t, j] · (h[t, j] · w[experts[t, j]]ᵀ + bias)`, by
+    /// `factor`, plus `residual`: `[T, N]`, then the squares of the result.
+    CombineDown = "combine_down" ("h", "w", "experts", "weights", "bias", "residual"; 2)
+        ["factor": AttrKind::Float, "emit": AttrKind::OneOf(EMISSIONS)] fused;
+    /// [`Op::Combine`], by `factor`, plus `residual`; then the squares of the result.
+    CombineAdd = "combine_add" ("y", "weights", "residual"; 0)
+        ["factor": AttrKind::Float, "emit": AttrKind::OneOf(EMISSIONS)] fused;
+    /// [`Op::RmsNorm`], by `factor`, plus `residual`; then the squares of the result.
+    NormAdd = "norm_add" ("x", "weight", "residual"; 0)
+        ["eps": AttrKind::Float, "factor": AttrKind::Float, "emit": AttrKind::OneOf(EMISSIONS)] fused;
+    /// A norm that the launch reading it carries out itself.
+    InlineNorm = "inline_norm" ("x", "weight", "bias"; 1) ["kind": AttrKind::OneOf(NORM_KINDS), "eps": AttrKind::Float] fused;
+    /// [`Op::QuantizeRows`] that the launch reading it carries out itself.
+    InlineQuantize = "inline_quantize" ("x"; 0) ["granularity": AttrKind::OneOf(GRANULARITIES)] fused;
+    /// [`Op::FinishLogits`] that the launch reading it carries out itself.
+    InlineLogits = "inline_logits" ("partials", "squares", "bias"; 1) ["width": ANY_COUNT, "eps": AttrKind::Float] fused;
 }
 
 /// Tokens in a KV page.
@@ -201,11 +313,22 @@ impl Op {
     pub fn is_view(self) -> bool {
         matches!(self, Op::SplitHeads | Op::MergeHeads)
     }
+
+    /// Whether the op is carried out by the launches that read its result.
+    pub fn is_inline(self) -> bool {
+        matches!(self, Op::InlineNorm | Op::InlineQuantize | Op::InlineLogits)
+    }
+
+    /// Whether the op is given by its expansion to others.
+    pub fn is_fused(self) -> bool {
+        self >= Op::Route
+    }
 }
 
 impl OpDef {
-    /// Checks operand count and attributes, then applies the shape rule.
-    pub fn result_type(&self, operands: &[TensorType], attributes: &[Attr]) -> Result<TensorType, String> {
+    /// Checks operand count and attributes, then applies the shape rule. `operands` are the nodes that define them, `None` for one
+    /// left out.
+    pub fn result_types(&self, operands: &[Option<&Node>], attributes: &[Attr]) -> Result<ResultTypes, String> {
         let (most, least) = (self.operands.len(), self.operands.len() - self.optional);
         if operands.len() > most || operands.len() < least {
             let expected = if most == least { format!("{most}") } else { format!("{least} to {most}") };
@@ -215,6 +338,9 @@ impl OpDef {
                 operands.len()
             ));
         }
+        if let Some(i) = operands.iter().take(least).position(Option::is_none) {
+            return Err(format!("operand {} may not be left out", self.operands[i]));
+        }
         if attributes.len() != self.attributes.len() {
             let (expected, found) = (self.attributes.len(), attributes.len());
             return Err(format!("expected {expected} attributes, found {found}"));
@@ -222,7 +348,9 @@ impl OpDef {
         for (def, value) in self.attributes.iter().zip(attributes) {
             def.check(value)?;
         }
-        (self.infer)(&Signature { operands, attributes })
+        let absent = || TensorType::new(crate::types::DType::F32, []);
+        let types: Vec<TensorType> = operands.iter().map(|n| n.map_or_else(absent, |n| n.ty.clone())).collect();
+        (self.infer)(&Signature { op: self.op, operands: &types, nodes: operands, attributes })
     }
 }
 

@@ -52,14 +52,16 @@ pub fn verify_graph(graph: &Graph) -> Result<(), Invalid> {
         let place = || node_place(value.0, node);
         check_type(&node.ty, &graph.symbols, place(), &mut found);
         if let NodeKind::Op { op, operands, attributes } = &node.kind {
-            if let Some(late) = operands.iter().find(|o| o.0 >= value.0) {
+            if let Some(late) = node.given().find(|o| o.0 >= value.0) {
                 found.add(place(), format!("operand {late} is not defined before its use"));
                 continue;
             }
-            let types: Vec<TensorType> = operands.iter().map(|o| graph.node(*o).ty.clone()).collect();
-            match op.def().result_type(&types, attributes) {
+            let nodes = graph.operand_nodes(operands).unwrap_or_default();
+            match op.def().result_types(&nodes, attributes) {
                 Err(message) => found.add(place(), message),
-                Ok(ty) if ty != node.ty => found.add(place(), "the declared type is not what the op gives"),
+                Ok((ty, more)) if ty != node.ty || more != node.more => {
+                    found.add(place(), "the declared type is not what the op gives")
+                }
                 Ok(_) => {}
             }
             continue;

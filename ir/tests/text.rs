@@ -43,11 +43,18 @@ fn finite() -> impl Strategy<Value = f32> {
     any::<f32>().prop_filter("finite", |v| v.is_finite())
 }
 
+fn operand() -> impl Strategy<Value = ValueId> {
+    prop_oneof![3 => any::<u32>().prop_map(ValueId), 1 => Just(ValueId::ABSENT)]
+}
+
 fn node_kind() -> impl Strategy<Value = NodeKind> {
     let op = prop::sample::select((0..OPS.len()).collect::<Vec<_>>()).prop_flat_map(|i| {
         let attributes: Vec<_> = OPS[i].attributes.iter().map(|a| attribute(a.kind)).collect();
-        (prop::collection::vec(any::<u32>().prop_map(ValueId), 0..5), attributes)
-            .prop_map(move |(operands, attributes)| NodeKind::Op { op: OPS[i].op, operands, attributes })
+        (prop::collection::vec(operand(), 0..5), attributes).prop_map(move |(operands, attributes)| NodeKind::Op {
+            op: OPS[i].op,
+            operands,
+            attributes,
+        })
     });
     prop_oneof![
         Just(NodeKind::Input),
@@ -59,7 +66,9 @@ fn node_kind() -> impl Strategy<Value = NodeKind> {
 }
 
 fn graph() -> impl Strategy<Value = Graph> {
-    let node = (node_kind(), tensor_type(), name()).prop_map(|(kind, ty, name)| Node { kind, ty, name });
+    let more = prop::collection::vec(tensor_type(), 0..3);
+    let node =
+        (node_kind(), tensor_type(), more, name()).prop_map(|(kind, ty, more, name)| Node { kind, ty, more, name });
     let outputs = prop::collection::vec((name(), any::<u32>().prop_map(ValueId)), 0..3);
     (name(), symbols(), prop::collection::vec(node, 0..8), outputs).prop_map(|(name, symbols, nodes, outputs)| Graph {
         name,

@@ -5,11 +5,13 @@
 
 mod attention;
 mod elementwise;
+mod inline;
 mod matmul;
 mod mixture;
 mod rows;
 
 use ir::graph::{Graph, Node, NodeKind, ValueId};
+use ir::op::Op;
 use ir::program::{Access, Arg, Binding, Buffer, BufferId, Launch, Program};
 use ir::types::{DType, Dim, TensorType};
 
@@ -25,6 +27,12 @@ pub trait Lowering: Send + Sync {
 
     /// Emits launches and says where the result is, through [`Context`].
     fn lower(&self, context: &mut Context) -> Result<(), LowerError>;
+
+    /// Whether its launches carry out inline operands ([`Op::is_inline`]), which are computed nowhere else.
+    fn carries_out(&self, inline: Op) -> bool {
+        let _ = inline;
+        false
+    }
 }
 
 /// A node that cannot be lowered.
@@ -65,6 +73,8 @@ fn built_in() -> Vec<Box<dyn Lowering>> {
         Box::new(mixture::Combine),
         Box::new(mixture::PermuteColumns),
         Box::new(attention::View),
+        Box::new(inline::Inline),
+        Box::new(inline::Names),
         Box::new(attention::Rope),
         Box::new(attention::KvAppend),
         Box::new(attention::Attention),
@@ -111,19 +121,21 @@ enum Place {
     Input(u32),
     Weight(u32),
     State(u32),
+    /// Nowhere: what reads it carries it out.
+    Inline,
 }
 
 /// Lowers a graph for a target.
 pub fn lower(graph: &Graph, registry: &Registry, target: Target) -> Result<Lowered, LowerError> {
     let mut program = Program { name: graph.name.clone(), symbols: graph.symbols.clone(), ..Program::default() };
-    let mut places = Vec::with_capacity(graph.nodes.len());
+    let mut places: Vec<Vec<Place>> = Vec::with_capacity(graph.nodes.len());
     let mut in_place = Vec::new();
     for (value, node) in graph.values() {
         let binding = Binding { name: node.name.clone(), ty: node.ty.clone() };
         let place = match &node.kind {
-            NodeKind::Input => bind(&mut program.inputs, binding, Place::Input),
-            NodeKind::Weight | NodeKind::Constant(_) => bind(&mut program.weights, binding, Place::Weight),
-            NodeKind::State => bind(&mut program.states, binding, Place::State),
+            NodeKind::Input => vec![bind(&mut program.inputs, binding, Place::Input)],
+            NodeKind::Weight | NodeKind::Constant(_) => vec![bind(&mut program.weights, binding, Place::Weight)],
+            NodeKind::State => vec![bind(&mut program.states, binding, Place::State)],
             NodeKind::Op { .. } => {
                 let mut context = Context {
                     graph,
@@ -132,21 +144,21 @@ pub fn lower(graph: &Graph, registry: &Registry, target: Target) -> Result<Lower
                     program: &mut program,
                     places: &places,
                     in_place: &mut in_place,
-                    result: None,
+                    results: vec![None; node.more.len() + 1],
                 };
                 let lowering = registry
                     .find(graph, node, target)
                     .ok_or_else(|| context.error(format!("no lowering takes it on target {target}; register one")))?;
+                context.check_inline(lowering)?;
                 lowering.lower(&mut context)?;
-                context
-                    .result
-                    .ok_or_else(|| context.error(format!("the lowering {} gave no result", lowering.name())))?
+                let results: Option<Vec<Place>> = context.results.iter().copied().collect();
+                results.ok_or_else(|| context.error(format!("the lowering {} gave no result", lowering.name())))?
             }
         };
         places.push(place);
     }
     for (name, value) in &graph.outputs {
-        match places[value.index()] {
+        match places[value.index()][0] {
             Place::Buffer(id) => program.outputs.push((name.clone(), id)),
             _ => {
                 return Err(LowerError {
@@ -172,9 +184,10 @@ pub struct Context<'a> {
     value: ValueId,
     node: &'a Node,
     program: &'a mut Program,
-    places: &'a [Place],
+    /// Where the results of the values before are.
+    places: &'a [Vec<Place>],
     in_place: &'a mut Vec<InPlace>,
-    result: Option<Place>,
+    results: Vec<Option<Place>>,
 }
 
 impl Context<'_> {
@@ -183,35 +196,68 @@ impl Context<'_> {
         self.node
     }
 
-    /// Number of operands given.
+    /// Number of operands, with those left out before the last.
     pub fn operand_count(&self) -> usize {
         self.node.operands().len()
     }
 
+    /// Whether operand `i` is given.
+    pub fn has(&self, i: usize) -> bool {
+        self.node.operand(i).is_some()
+    }
+
+    /// Operand `i`, which the op table says is given.
+    pub fn operand(&self, i: usize) -> ValueId {
+        self.node.operands()[i]
+    }
+
+    /// The node that defines a value: to see through inline operands.
+    pub fn definition(&self, value: ValueId) -> &Node {
+        self.graph.node(value)
+    }
+
     /// Type of an operand.
     pub fn operand_type(&self, i: usize) -> &TensorType {
-        &self.graph.node(self.node.operands()[i]).ty
+        &self.graph.node(self.operand(i)).ty
     }
 
     /// An operand as something a launch reads.
     pub fn read(&self, i: usize) -> Arg {
-        match self.places[self.node.operands()[i].index()] {
+        self.read_value(self.operand(i))
+    }
+
+    /// A value as something a launch reads: an operand, or an operand of one that is inline.
+    pub fn read_value(&self, value: ValueId) -> Arg {
+        match self.places[value.index()][0] {
             Place::Buffer(id) => Arg::Buffer(id, Access::Read),
             Place::Input(i) => Arg::Input(i),
             Place::Weight(i) => Arg::Weight(i),
             Place::State(i) => Arg::State(i, Access::Read),
+            Place::Inline => Arg::Null,
         }
     }
 
     /// Operand `i`, or null where it was left out.
     pub fn read_optional(&self, i: usize) -> Arg {
-        if i < self.operand_count() { self.read(i) } else { Arg::Null }
+        self.node.operand(i).map_or(Arg::Null, |v| self.read_value(v))
     }
 
     /// A new buffer of the node's type that holds its result.
     pub fn result(&mut self) -> Arg {
-        let id = self.buffer(self.node.ty.clone());
-        self.result = Some(Place::Buffer(id));
+        self.new_result(0, self.node.ty.clone())
+    }
+
+    /// A new buffer for further result `index` (from 1), or null if the node has no such result.
+    pub fn further_result(&mut self, index: usize) -> Arg {
+        match self.node.more.get(index - 1) {
+            Some(ty) => self.new_result(index, ty.clone()),
+            None => Arg::Null,
+        }
+    }
+
+    fn new_result(&mut self, index: usize, ty: TensorType) -> Arg {
+        let id = self.buffer(ty);
+        self.results[index] = Some(Place::Buffer(id));
         Arg::Buffer(id, Access::Write)
     }
 
@@ -223,13 +269,36 @@ impl Context<'_> {
 
     /// The result is an operand's memory, unchanged or updated in place.
     pub fn result_is_operand(&mut self, i: usize) {
-        self.result = Some(self.places[self.node.operands()[i].index()]);
+        self.results[0] = Some(self.places[self.operand(i).index()][0]);
+    }
+
+    /// The result is further result `index` of operand 0.
+    pub fn result_is_part(&mut self, index: usize) {
+        self.results[0] = self.places[self.operand(0).index()].get(index).copied();
+    }
+
+    /// The result is computed by the launches that read it.
+    pub fn result_is_inline(&mut self) {
+        self.results[0] = Some(Place::Inline);
+    }
+
+    /// Refuses inline operands that the lowering does not carry out.
+    fn check_inline(&self, lowering: &dyn Lowering) -> Result<(), LowerError> {
+        for value in self.node.given().filter(|v| self.places[v.index()][0] == Place::Inline) {
+            let op = self.graph.node(value).op();
+            if !op.is_some_and(|op| lowering.carries_out(op)) {
+                let op = op.map_or("", |op| op.name());
+                return Err(self.error(format!("operand {value} ({op}) is inline, which this op cannot carry out")));
+            }
+        }
+        Ok(())
     }
 
     /// Allows the next launch to write the result over operand `i` if nothing else reads that.
     pub fn may_overwrite(&mut self, i: usize) {
-        let operand = self.places[self.node.operands()[i].index()];
-        if let (Some(Place::Buffer(result)), Place::Buffer(operand)) = (self.result, operand) {
+        let Some(operand) = self.node.operand(i) else { return };
+        let operand = self.places[operand.index()][0];
+        if let (Some(Place::Buffer(result)), Place::Buffer(operand)) = (self.results[0], operand) {
             self.in_place.push(InPlace { launch: self.program.launches.len(), result, operand });
         }
     }

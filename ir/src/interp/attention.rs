@@ -19,7 +19,7 @@ struct Query<'a> {
 
 impl Step<'_> {
     /// The state behind a cache value: the end of its chain of appends.
-    fn state_name(&self, mut value: ValueId) -> &str {
+    pub(super) fn state_name(&self, mut value: ValueId) -> &str {
         while let Some(first) = self.graph.node(value).operands().first() {
             value = *first;
         }

@@ -1,6 +1,6 @@
 //! Shape rules of the op table: the result's type, or in one sentence what is wrong.
 
-use super::{Attr, PAGE_TOKENS, Signature};
+use super::{Attr, PAGE_TOKENS, PANEL_COLUMNS, ResultTypes, Signature, expand};
 use crate::types::{DType, Dim, TensorType};
 
 impl Signature<'_> {
@@ -298,4 +298,99 @@ pub(super) fn same(s: &Signature) -> Result<TensorType, String> {
         return Err("operands: expected two f32 tensors of one shape".into());
     }
     Ok(a.clone())
+}
+
+pub(super) fn part(s: &Signature) -> Result<TensorType, String> {
+    let index = match s.attributes.first() {
+        Some(Attr::Int(index)) => usize::try_from(*index).unwrap_or(0),
+        _ => 0,
+    };
+    let results = s.nodes[0].map_or(&[][..], |n| &n.more);
+    let found = index.checked_sub(1).and_then(|i| results.get(i));
+    found.cloned().ok_or_else(|| format!("x has {} results, none of index {index}", results.len() + 1))
+}
+
+pub(super) fn after(s: &Signature) -> Result<TensorType, String> {
+    Ok(s.rank(0, "kv", 5)?.clone())
+}
+
+pub(super) fn cast(s: &Signature) -> Result<TensorType, String> {
+    let x = &s.operands[0];
+    if !x.dtype.is_real() {
+        return Err("operand x: expected real numbers".into());
+    }
+    let to = match s.attributes.first() {
+        Some(Attr::Str(name)) => DType::from_name(name),
+        _ => None,
+    };
+    Ok(TensorType::new(to.unwrap_or(DType::F32), x.shape.clone()))
+}
+
+pub(super) fn scale_columns(s: &Signature) -> Result<TensorType, String> {
+    let (x, w) = (s.expect(0, "x", DType::F32, 2)?, s.expect(1, "w", DType::F32, 1)?);
+    same_dim("the width of x and the length of w", x.shape[1], w.shape[0])?;
+    Ok(x.clone())
+}
+
+/// Panels of a row, of which the width must be known.
+fn panels(width: Dim) -> Result<Dim, String> {
+    match width {
+        Dim::Const(width) => Ok(Dim::Const(width.div_ceil(PANEL_COLUMNS))),
+        Dim::Sym(_) => Err("operand x: expected a constant width".into()),
+    }
+}
+
+pub(super) fn square_sums(s: &Signature) -> Result<TensorType, String> {
+    let x = s.expect(0, "x", DType::F32, 2)?;
+    Ok(TensorType::new(DType::F32, [x.shape[0], panels(x.shape[1])?]))
+}
+
+/// Checks the sums of squares of rows of the width that the first attribute says.
+fn row_squares(s: &Signature, i: usize, tokens: Dim) -> Result<(), String> {
+    let squares = s.expect(i, "squares", DType::F32, 2)?;
+    same_dim("the tokens of the first operand and squares", tokens, squares.shape[0])?;
+    let width = match s.attributes.first() {
+        Some(Attr::Int(width)) => width.unsigned_abs(),
+        _ => 0,
+    };
+    same_dim("the panels of width and those of squares", panels(Dim::Const(width))?, squares.shape[1])
+}
+
+pub(super) fn scale_rows(s: &Signature) -> Result<TensorType, String> {
+    let y = s.reals(0, "y")?.clone();
+    row_squares(s, 1, y.shape[0])?;
+    if s.operands.len() == 3 {
+        let y = s.rank(0, "y", 2)?;
+        same_dim("the width of y and the length of bias", y.shape[1], s.expect(2, "bias", DType::F32, 1)?.shape[0])?;
+    }
+    Ok(y)
+}
+
+pub(super) fn column_partials(s: &Signature) -> Result<TensorType, String> {
+    let x = scale_columns(s)?;
+    let w = s.rank(2, "w", 2)?;
+    if !w.dtype.is_real() {
+        return Err("operand w: expected real numbers".into());
+    }
+    same_dim("the widths of x and w", x.shape[1], w.shape[1])?;
+    Ok(TensorType::new(DType::F32, [x.shape[0], panels(x.shape[1])?, w.shape[0]]))
+}
+
+pub(super) fn finish_logits(s: &Signature) -> Result<TensorType, String> {
+    let partials = s.expect(0, "partials", DType::F32, 3)?.clone();
+    row_squares(s, 1, partials.shape[0])?;
+    same_dim("the panels of partials and squares", partials.shape[1], s.operands[1].shape[1])?;
+    if s.operands.len() == 3 {
+        same_dim("the experts of partials and bias", partials.shape[2], s.expect(2, "bias", DType::F32, 1)?.shape[0])?;
+    }
+    Ok(TensorType::new(DType::F32, [partials.shape[0], partials.shape[2]]))
+}
+
+/// The types that the op's expansion gives.
+pub(super) fn fused(s: &Signature) -> Result<ResultTypes, String> {
+    let operands: Vec<Option<&TensorType>> = s.nodes.iter().map(|n| n.map(|n| &n.ty)).collect();
+    let expansion = expand::expansion(s.op, &operands, s.attributes, &[])?;
+    let mut types = expansion.outputs.iter().map(|(_, v)| expansion.node(*v).ty.clone());
+    let first = types.next().ok_or("the op has no result")?;
+    Ok((first, types.collect()))
 }

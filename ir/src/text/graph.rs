@@ -6,6 +6,7 @@
 //!   %0 = input "ids" : i32[T]
 //!   %1 = weight "token_embd.weight" : q8_0[49152, 576]
 //!   %2 = embedding(%1, %0) : f32[T, 576] "embed"
+//!   %3 = project(%2, %1, _, _, _, _) {…, emit = "squares"} : f32[T, 49152], f32[T, 3072]
 //!   output "hidden" %2
 //! }
 //! ```
@@ -21,6 +22,7 @@ pub fn print_graph(graph: &Graph) -> String {
     print_symbols(&graph.symbols, &mut out);
     for (value, node) in graph.values() {
         out.push_str(&format!("  {value} = {} : {}", print_definition(node), print_type(&node.ty, &graph.symbols)));
+        node.more.iter().for_each(|ty| out.push_str(&format!(", {}", print_type(ty, &graph.symbols))));
         if node.op().is_some() && !node.name.is_empty() {
             out.push(' ');
             out.push_str(&quote(&node.name));
@@ -117,10 +119,14 @@ fn parse_node(lexer: &mut Lexer, graph: &Graph) -> Result<Node, ParseError> {
     };
     lexer.punctuation(":")?;
     let ty = parse_type(lexer, &graph.symbols)?;
+    let mut more = Vec::new();
+    while lexer.accept(",")? {
+        more.push(parse_type(lexer, &graph.symbols)?);
+    }
     if matches!(kind, NodeKind::Op { .. }) && matches!(lexer.peek()?, Token::Text(_)) {
         name = lexer.string()?;
     }
-    Ok(Node { kind, ty, name })
+    Ok(Node { kind, ty, more, name })
 }
 
 fn parse_op(lexer: &mut Lexer, name: &str) -> Result<NodeKind, ParseError> {
@@ -130,7 +136,8 @@ fn parse_op(lexer: &mut Lexer, name: &str) -> Result<NodeKind, ParseError> {
     })?;
     let mut operands = Vec::new();
     lexer.list("(", ")", |l| {
-        operands.push(ValueId(l.value()?));
+        let absent = matches!(l.peek()?, Token::Word(word) if word == "_");
+        operands.push(if absent { l.word().map(|_| ValueId::ABSENT)? } else { ValueId(l.value()?) });
         Ok(())
     })?;
     let mut attributes = Vec::new();
