@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::wheel::LIBCLANG;
+use crate::pins::LIBCLANG;
 use crate::workspace::root;
 
 const HEADER: &str = "kernels/cuda/params.h";

