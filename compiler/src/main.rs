@@ -17,7 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Compile a checkpoint (Hugging Face folder or GGUF file) into an artifact
-    Compile(verbs::compile::CompileArgs),
+    Compile(Box<verbs::compile::CompileArgs>),
     /// Answer one prompt
     Run(runtime::cli::RunArgs),
     /// Talk to a model
@@ -32,6 +32,8 @@ enum Verb {
     Compare(runtime::cli::CompareArgs),
     /// Write a model with random weights, in the shape of a published one
     Synth(verbs::synth::SynthArgs),
+    /// Say whether a model fits a memory, from its configuration alone: KV pages, longest context, parallel sequences
+    Fit(verbs::fit::FitArgs),
     /// Show an artifact: model, programs, launches, memory plan
     Inspect(verbs::inspect::InspectArgs),
     /// Show what this machine offers
@@ -69,8 +71,9 @@ fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
         }
         Verb::Compare(args) => verbs::compare::compare(args)?,
         Verb::Synth(args) => verbs::synth::synth(&args)?,
+        Verb::Fit(args) => verbs::fit::fit(&args)?,
         Verb::Inspect(args) => verbs::inspect::inspect(&args)?,
-        Verb::Doctor(args) => runtime::cli::doctor(&args)?,
+        Verb::Doctor(args) => runtime::cli::doctor(&args, Some(&compiler::target::Target::Cpu.spec()))?,
     }
     Ok(())
 }

@@ -90,6 +90,7 @@ fn wrong_arguments_are_refused_by_name() {
     let (model, out) = (text(&model), text(&out));
     assert_fails(&["compile", "/no/such/model", "-o", out], &["/no/such/model", "No such file"]);
     assert_fails(&["compile", model, "-o", out, "--target", "sm_1"], &["sm_1", "cpu"]);
+    assert_fails(&["compile", model, "-o", out, "--cost-table", "/no/such/table"], &["/no/such/table", "cost table"]);
     assert_fails(&["compile", model, "-o", out, "--quant", "q3"], &["q3", "keep"]);
     assert_fails(&["compile", model, "-o", out, "--activations", "f8"], &["f8", "int8"]);
     assert_fails(&["compile", model, "-o", out, "--max-model-len", "1m"], &["--max-model-len", "512"]);
@@ -214,4 +215,79 @@ fn logits_and_generation_work_from_the_command_line() {
     for key in ["launches_per_layer_decode", "launches_per_token", "arena_bytes", "arena_lower_bound_bytes"] {
         assert!(report[key].as_u64().is_some_and(|n| n > 0), "{key}");
     }
+}
+
+/// Greedy tokens of an artifact on the processor.
+fn greedy(artifact: &Path) -> String {
+    let output = moesaic(&["run", text(artifact), "-p", "hello", "-n", "8", "--temperature", "0", "--device", "cpu"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn an_artifact_for_a_gpu_runs_on_the_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifact = folder.path().join("sm_90.moesaic");
+    let output = moesaic(&["compile", text(&golden("llama31")), "-o", text(&artifact), "--target", "sm_90"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(artifact.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["target"], "sm_90");
+    assert_eq!(manifest["activations"], "f32");
+    assert_eq!(greedy(&artifact), greedy(&compiled(folder.path())));
+    assert_fails(&["run", text(&artifact), "-p", "x", "--device", "cuda"], &["cuda", "sm_90"]);
+}
+
+/// The cost of a bucket as `inspect` prints it.
+fn costs(artifact: &str, more: &[&str]) -> serde_json::Value {
+    let output = moesaic(&[&["inspect", artifact, "--json", "--cost"], more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn inspect_shows_costs_that_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifact = compiled(folder.path());
+    let artifact = text(&artifact);
+    let decode = costs(artifact, &[]);
+    assert_eq!((&decode["bucket"], &decode["target"]["name"]), (&"tokens-1".into(), &"cpu".into()));
+    let launches = decode["launches"].as_array().unwrap();
+    let sum = |field: &str| launches.iter().map(|l| l[field].as_f64().unwrap()).sum::<f64>();
+    for field in ["bytes", "operations", "seconds"] {
+        let step = decode["step"][field].as_f64().unwrap();
+        assert!((sum(field) - step).abs() <= 1e-9 * step, "{field}");
+    }
+    assert!((sum("share") - 1.0).abs() < 1e-9);
+    assert_eq!(decode["layers"], 2);
+    let gpu = costs(artifact, &["tokens-512", "--target", "sm_90"]);
+    assert_eq!((&gpu["tokens"], &gpu["target"]["name"]), (&512.into(), &"sm_90".into()));
+    assert!(gpu["seconds_per_token"].as_f64() < decode["seconds_per_token"].as_f64());
+
+    // A table in which memory is a thousand times slower.
+    let table = folder.path().join("table.json");
+    let mut row = decode["target"].clone();
+    row["bytes_per_s"] = (row["bytes_per_s"].as_f64().unwrap() / 1000.0).into();
+    fs::write(&table, serde_json::json!({"schema": 1, "targets": [row]}).to_string()).unwrap();
+    let slow = costs(artifact, &["tokens-1", "--cost-table", text(&table)]);
+    assert_eq!(slow["step"]["bytes"], decode["step"]["bytes"]);
+    assert!(slow["step"]["seconds"].as_f64() > decode["step"]["seconds"].as_f64());
+    let table = moesaic(&["inspect", artifact, "--cost"]);
+    assert!(String::from_utf8_lossy(&table.stdout).lines().count() == launches.len() + 5);
+    assert_fails(&["inspect", artifact, "--cost", "tokens-2"], &["tokens-2", "tokens-8"]);
+    assert_fails(&["inspect", artifact, "--cost", "--target", "sm_1"], &["sm_1", "sm_100"]);
+}
+
+#[test]
+fn doctor_measures_a_table_that_compile_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("table.json");
+    let output = moesaic(&["doctor", "--calibrate", "--json", "--threads", "1", "-o", text(&table)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["measured"]["units"], &report["assumed"]["name"]), (&1.into(), &"cpu".into()));
+    let artifact = folder.path().join("x.moesaic");
+    let output = moesaic(&["compile", text(&golden("llama31")), "-o", text(&artifact), "--cost-table", text(&table)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_fails(&["doctor", "--calibrate", "-o", "/no/such/folder/t.json"], &["/no/such/folder/t.json"]);
 }

@@ -1,14 +1,21 @@
 //! The scheduler and the planner on random programs: the verifier accepts every plan, and every launch reads what it would read if
-//! each buffer had a place of its own.
+//! each buffer had a place of its own. And on every fixture and preset: the arena is within 2 % of the largest live set.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use compiler::lower::{InPlace, Lowered};
+use std::path::{Path, PathBuf};
+
+use compiler::fuse::Fusion;
+use compiler::lower::{InPlace, Lowered, Registry};
+use compiler::pipeline::{CompileOptions, compile_programs};
+use compiler::target::{Activations, Target};
 use compiler::{plan, schedule};
 use ir::program::{ALIGNMENT, Access, Arg, Binding, Buffer, BufferId, Launch, Program};
 use ir::types::{DType, Dim, Symbol, SymbolId, TensorType};
 use ir::verify::verify_program;
+use models::Checkpoint;
+use models::synth::{PRESETS, preset};
 use proptest::prelude::*;
 
 /// One launch: how many elements its result has, which earlier results it reads, whether it may overwrite its first operand,
@@ -155,4 +162,65 @@ fn a_chain_of_equal_results_needs_two_places_and_one_in_place() {
     };
     assert_eq!(chain(false), 2 * 768);
     assert_eq!(chain(true), 768);
+}
+
+/// Committed fixtures and those of `MOESAIC_GOLDEN`.
+fn fixtures() -> Vec<PathBuf> {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let more = std::env::var_os("MOESAIC_GOLDEN").map(PathBuf::from);
+    let folders = [Some(committed), more].into_iter().flatten();
+    let entries = folders.flat_map(|f| std::fs::read_dir(f).unwrap().map(|e| e.unwrap().path()));
+    let mut fixtures: Vec<_> = entries.filter(|p| p.join("golden.safetensors").is_file()).collect();
+    fixtures.sort();
+    fixtures
+}
+
+fn programs(checkpoint: &Checkpoint, fusion: Fusion) -> Vec<Program> {
+    let target = Target::Cpu;
+    let options = CompileOptions { fusion, ..CompileOptions::new(target, Activations::default_for(target)) };
+    compile_programs(checkpoint, &options, &Registry::default()).unwrap().unwrap().1
+}
+
+/// Every plan of every checkpoint; gives the largest ratio of arena and lower bound, and prints a line for each.
+fn worst_ratio<'a>(checkpoints: impl Iterator<Item = (String, &'a Checkpoint)>, fusion: Fusion) -> f64 {
+    let mut worst = 1.0f64;
+    for (name, checkpoint) in checkpoints {
+        for program in programs(checkpoint, fusion) {
+            let (arena, bound) = (program.arena_bytes, program.arena_lower_bound());
+            let ratio = arena as f64 / bound as f64;
+            println!("{name:<28} {:<11} {arena:>12} {bound:>12} {ratio:.4}", program.name);
+            worst = worst.max(ratio);
+        }
+    }
+    worst
+}
+
+#[test]
+fn arenas_of_fixtures_are_within_two_percent_of_the_bound() {
+    let opened: Vec<_> = fixtures().iter().map(|f| (f.display().to_string(), Checkpoint::open(f).unwrap())).collect();
+    assert!(opened.len() > 30);
+    for fusion in [Fusion::Off, Fusion::Full] {
+        let named = opened.iter().map(|(path, c)| (path.rsplit('/').next().unwrap_or(path).to_string(), c));
+        let worst = worst_ratio(named, fusion);
+        assert!(worst <= 1.02, "{fusion:?}: {worst}");
+    }
+}
+
+#[test]
+fn arenas_of_presets_are_within_two_percent_of_the_bound() {
+    let described: Vec<_> = PRESETS.iter().map(|p| (p.name.to_string(), p.describe(None).unwrap())).collect();
+    for fusion in [Fusion::Off, Fusion::Full] {
+        let worst = worst_ratio(described.iter().map(|(name, c)| (name.clone(), c)), fusion);
+        assert!(worst <= 1.02, "{fusion:?}: {worst}");
+    }
+}
+
+/// More layers of the same kind live one after the other: the arena does not grow with them.
+#[test]
+fn the_arena_does_not_grow_with_the_number_of_layers() {
+    let arenas = |layers| {
+        let checkpoint = preset("aix-4b").unwrap().describe(Some(layers)).unwrap();
+        programs(&checkpoint, Fusion::Full).iter().map(|p| p.arena_bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(arenas(4), arenas(12));
 }

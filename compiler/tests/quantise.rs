@@ -19,7 +19,7 @@ fn compile(output: &Path, quant: QuantOptions) -> Result<Compiled, String> {
     let mut checkpoint = Checkpoint::open(repository("tests/golden/llama31")).unwrap();
     let options = CompileOptions { quant, ..CompileOptions::new(Target::Cpu, Activations::Int8) };
     let compiled = pipeline::compile(&mut checkpoint, output, &options, &Registry::default(), &Silent);
-    compiled.map(|c| c.expect("an artifact")).map_err(|e| e.to_string())
+    compiled.map(|c| c.artifact().expect("an artifact")).map_err(|e| e.to_string())
 }
 
 fn options(method: Method) -> QuantOptions {

@@ -225,7 +225,8 @@ impl<'a> Expansion<'a> {
         if emit != "none" {
             results.push(self.call(Op::SquareSums, &[Some(y)], &[])?);
         }
-        match (emit.as_str(), is_project.then(|| (self.get(6), self.get(7))).unwrap_or_default()) {
+        let router = if is_project { (self.get(6), self.get(7)) } else { (None, None) };
+        match (emit.as_str(), router) {
             ("router", (Some(norm), Some(router))) => {
                 results.push(self.call(Op::ColumnPartials, &[Some(y), Some(norm), Some(router)], &[])?);
             }

@@ -6,15 +6,70 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use crate::graph::{Graph, Node, NodeKind};
+use crate::graph::{Graph, Node, NodeKind, ValueId};
 use crate::program::{ALIGNMENT, Access, Arg, Binding, BufferId, Program};
 use crate::types::{DType, Dim, Symbol, TensorType};
+
+/// Where something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A symbol, by name.
+    Symbol(String),
+    /// A node of a graph.
+    Node {
+        /// Its value.
+        value: ValueId,
+        /// Its op, if it is one, and its name or label, as far as it has them.
+        description: String,
+    },
+    /// A named result.
+    Output(String),
+    /// An input, weight or state of a program.
+    Binding {
+        /// Which of these.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A buffer of a program.
+    Buffer(BufferId),
+    /// A launch of a program.
+    Launch {
+        /// Its place in the list.
+        index: usize,
+        /// Kernel and label.
+        description: String,
+    },
+}
+
+impl Place {
+    /// The place of a node that has this number.
+    pub fn of_node(value: ValueId, node: &Node) -> Place {
+        let op = node.op().map_or("", |o| o.name());
+        let parts = [op, &node.name].into_iter().filter(|s| !s.is_empty());
+        Place::Node { value, description: parts.collect::<Vec<_>>().join(" ") }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Symbol(name) => write!(f, "symbol {name}"),
+            Place::Node { value, description } if description.is_empty() => write!(f, "node {value}"),
+            Place::Node { value, description } => write!(f, "node {value} ({description})"),
+            Place::Output(name) => write!(f, "output {name:?}"),
+            Place::Binding { kind, name } => write!(f, "{kind} {name:?}"),
+            Place::Buffer(id) => write!(f, "buffer %{}", id.0),
+            Place::Launch { index, description } => write!(f, "launch {index} ({description})"),
+        }
+    }
+}
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where: a node, launch, buffer, symbol or output.
-    pub place: String,
+    /// Where.
+    pub place: Place,
     /// What.
     pub message: String,
 }
@@ -34,8 +89,8 @@ pub struct Invalid(pub Vec<Violation>);
 struct Findings(Vec<Violation>);
 
 impl Findings {
-    fn add(&mut self, place: impl fmt::Display, message: impl Into<String>) {
-        self.0.push(Violation { place: place.to_string(), message: message.into() });
+    fn add(&mut self, place: &Place, message: impl Into<String>) {
+        self.0.push(Violation { place: place.clone(), message: message.into() });
     }
 
     fn into_result(self) -> Result<(), Invalid> {
@@ -49,55 +104,46 @@ pub fn verify_graph(graph: &Graph) -> Result<(), Invalid> {
     check_symbols(&graph.symbols, &mut found);
     let mut names = HashSet::new();
     for (value, node) in graph.values() {
-        let place = || node_place(value.0, node);
-        check_type(&node.ty, &graph.symbols, place(), &mut found);
+        let place = &Place::of_node(value, node);
+        check_type(&node.ty, &graph.symbols, place, &mut found);
         if let NodeKind::Op { op, operands, attributes } = &node.kind {
             if let Some(late) = node.given().find(|o| o.0 >= value.0) {
-                found.add(place(), format!("operand {late} is not defined before its use"));
+                found.add(place, format!("operand {late} is not defined before its use"));
                 continue;
             }
             let nodes = graph.operand_nodes(operands).unwrap_or_default();
             match op.def().result_types(&nodes, attributes) {
-                Err(message) => found.add(place(), message),
+                Err(message) => found.add(place, message),
                 Ok((ty, more)) if ty != node.ty || more != node.more => {
-                    found.add(place(), "the declared type is not what the op gives")
+                    found.add(place, "the declared type is not what the op gives")
                 }
                 Ok(_) => {}
             }
             continue;
         }
         if !names.insert((std::mem::discriminant(&node.kind), &node.name)) {
-            found.add(place(), "the name is taken");
+            found.add(place, "the name is taken");
         }
         if let NodeKind::Constant(values) = &node.kind {
-            check_constant(values, &node.ty, &place(), &mut found);
+            check_constant(values, &node.ty, place, &mut found);
         }
     }
     let mut outputs = HashSet::new();
     for (name, value) in &graph.outputs {
         if value.index() >= graph.nodes.len() {
-            found.add(format!("output {name:?}"), format!("{value} is not defined"));
+            found.add(&Place::Output(name.clone()), format!("{value} is not defined"));
         }
         if !outputs.insert(name) {
-            found.add(format!("output {name:?}"), "the name is taken");
+            found.add(&Place::Output(name.clone()), "the name is taken");
         }
     }
     found.into_result()
 }
 
-fn node_place(index: u32, node: &Node) -> String {
-    let op = node.op().map_or("", |o| o.name());
-    [format!("node %{index}"), op.to_string(), node.name.clone()]
-        .into_iter()
-        .filter(|s| !s.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 fn check_symbols(symbols: &[Symbol], found: &mut Findings) {
     let mut names = HashSet::new();
     for s in symbols {
-        let place = format!("symbol {}", s.name);
+        let place = Place::Symbol(s.name.clone());
         if s.min > s.max {
             found.add(&place, format!("the range {}..={} is empty", s.min, s.max));
         }
@@ -118,7 +164,7 @@ fn is_symbol_name(name: &str) -> bool {
         && !words.contains(&name)
 }
 
-fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Findings) {
+fn check_type(ty: &TensorType, symbols: &[Symbol], place: &Place, found: &mut Findings) {
     if ty.shape.iter().any(|d| matches!(d, Dim::Sym(id) if id.0 as usize >= symbols.len())) {
         return found.add(place, "the shape has an undeclared symbol");
     }
@@ -131,7 +177,7 @@ fn check_type(ty: &TensorType, symbols: &[Symbol], place: String, found: &mut Fi
     }
 }
 
-fn check_constant(values: &[f32], ty: &TensorType, place: &str, found: &mut Findings) {
+fn check_constant(values: &[f32], ty: &TensorType, place: &Place, found: &mut Findings) {
     let elements = ty.bytes(&[]).map(|bytes| bytes / 4);
     if ty.dtype != DType::F32 || !matches!(ty.shape.len(), 1 | 2) || elements != Some(values.len() as u64) {
         found.add(place, "a constant is an f32 vector or matrix of as many elements as its list");
@@ -153,18 +199,18 @@ pub fn verify_program(program: &Program) -> Result<(), Invalid> {
     check_launches(program, &mut found);
     for (name, id) in &program.outputs {
         if id.0 as usize >= program.buffers.len() {
-            found.add(format!("output {name:?}"), format!("buffer %{} is not declared", id.0));
+            found.add(&Place::Output(name.clone()), format!("buffer %{} is not declared", id.0));
         }
     }
     check_overlaps(program, &mut found);
     found.into_result()
 }
 
-fn check_bindings(kind: &str, bindings: &[Binding], symbols: &[Symbol], found: &mut Findings) {
+fn check_bindings(kind: &'static str, bindings: &[Binding], symbols: &[Symbol], found: &mut Findings) {
     let mut names = HashSet::new();
     for b in bindings {
-        let place = format!("{kind} {:?}", b.name);
-        check_type(&b.ty, symbols, place.clone(), found);
+        let place = &Place::Binding { kind, name: b.name.clone() };
+        check_type(&b.ty, symbols, place, found);
         if !names.insert(&b.name) {
             found.add(place, "the name is taken");
         }
@@ -174,8 +220,8 @@ fn check_bindings(kind: &str, bindings: &[Binding], symbols: &[Symbol], found: &
 fn check_buffers(program: &Program, found: &mut Findings) {
     let bounds = program.upper_bounds();
     for (i, buffer) in program.buffers.iter().enumerate() {
-        let place = format!("buffer %{i}");
-        check_type(&buffer.ty, &program.symbols, place.clone(), found);
+        let place = Place::Buffer(BufferId(i as u32));
+        check_type(&buffer.ty, &program.symbols, &place, found);
         if buffer.offset % ALIGNMENT != 0 {
             found.add(&place, format!("offset {} is no multiple of {ALIGNMENT}", buffer.offset));
         }
@@ -189,7 +235,8 @@ fn check_buffers(program: &Program, found: &mut Findings) {
 fn check_launches(program: &Program, found: &mut Findings) {
     let mut written = HashSet::new();
     for (at, launch) in program.launches.iter().enumerate() {
-        let place = format!("launch {at} {} {}", launch.kernel, launch.label);
+        let parts = [launch.kernel.as_str(), &launch.label].into_iter().filter(|s| !s.is_empty());
+        let place = Place::Launch { index: at, description: parts.collect::<Vec<_>>().join(" ") };
         let mut fields = HashSet::new();
         for (field, arg) in &launch.args {
             if !fields.insert(field) {
@@ -206,7 +253,7 @@ fn check_launches(program: &Program, found: &mut Findings) {
     }
     for (name, id) in &program.outputs {
         if !written.contains(id) {
-            found.add(format!("output {name:?}"), format!("buffer %{} is never written", id.0));
+            found.add(&Place::Output(name.clone()), format!("buffer %{} is never written", id.0));
         }
     }
 }
@@ -250,7 +297,7 @@ fn check_overlaps(program: &Program, found: &mut Findings) {
         for &(j, (other_first, other_last), other_start, other_end) in &spans[n + 1..] {
             let together = first <= other_last && other_first <= last;
             if together && start < other_end && other_start < end {
-                found.add(format!("buffer %{i}"), format!("overlaps buffer %{j} while both are live"));
+                found.add(&Place::Buffer(BufferId(i as u32)), format!("overlaps buffer %{j} while both are live"));
             }
         }
     }

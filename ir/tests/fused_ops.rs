@@ -57,7 +57,7 @@ fn logits_from_partial_sums_are_those_of_the_norm_and_the_product() {
     let x = g.input("x", reals(&[2, width]));
     let (norm, router) = (g.input("n", reals(&[width])), g.input("r", reals(&[experts, width])));
     let eps = ("eps", Attr::Float(1e-5));
-    let normed = g.op(Op::RmsNorm, &[x, norm], &[eps.clone()], "").expect("an op");
+    let normed = g.op(Op::RmsNorm, &[x, norm], std::slice::from_ref(&eps), "").expect("an op");
     let expected = g.op(Op::Matmul, &[normed, router], &[], "").expect("an op");
     let partials = g.op(Op::ColumnPartials, &[x, norm, router], &[], "").expect("an op");
     let squares = g.op(Op::SquareSums, &[x], &[], "").expect("an op");

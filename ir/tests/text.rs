@@ -3,8 +3,9 @@
 use ir::graph::{Graph, Node, NodeKind, ValueId};
 use ir::op::{Attr, AttrKind, OPS};
 use ir::program::{Access, Arg, Binding, Buffer, BufferId, Launch, Program};
-use ir::text::{parse_graph, parse_program, print_graph, print_program};
+use ir::text::{parse_graph, parse_program, print_graph, print_program, read_graph, read_planned_program};
 use ir::types::{DType, Dim, Symbol, SymbolId, TensorType};
+use ir::verify::verify_graph;
 use proptest::prelude::*;
 
 const SYMBOLS: [&str; 3] = ["T", "S", "kv_pages"];
@@ -144,7 +145,20 @@ proptest! {
 
     #[test]
     fn any_text_is_read_without_panic(text in "\\PC{0,80}") {
-        let _ = (parse_graph(&text), parse_program(&text));
+        let _ = (parse_graph(&text), parse_program(&text), read_graph(&text), read_planned_program(&text));
+    }
+
+    #[test]
+    fn reading_accepts_what_parsing_and_verifying_accept(
+        graph in graph(), line in any::<prop::sample::Index>(), with in "(%[0-3] = add\\(%[0-9], %1\\) : f32\\[4\\]|output \"y\" %[0-9]|\\PC{0,20})",
+    ) {
+        let text = print_graph(&graph);
+        let mut lines: Vec<&str> = text.lines().collect();
+        let at = line.index(lines.len());
+        for text in [text.clone(), { lines[at] = &with; lines.join("\n") }] {
+            let expected = parse_graph(&text).ok().filter(|g| verify_graph(g).is_ok());
+            prop_assert_eq!(read_graph(&text).ok(), expected, "{}", text);
+        }
     }
 }
 
@@ -163,4 +177,36 @@ fn errors_name_line_and_column() {
     assert_eq!(error("graph \"g\" {\n  sym T in 1..=\n}"), "line 3, column 1: expected an unsigned integer, found `}`");
     assert_eq!(error("graph \"g"), "line 1, column 7: a string without its closing quote");
     assert_eq!(error("graph \"g\" { %0 = input \"x\" : f32[T] }"), "line 1, column 34: the symbol T is not declared");
+}
+
+/// The lines a reading of a graph complains about, each with its place.
+fn places(text: &str) -> Vec<(usize, String)> {
+    let diagnostics = read_graph(text).map(|_| ()).unwrap_err();
+    diagnostics.0.into_iter().map(|d| (d.line, d.place)).collect()
+}
+
+#[test]
+fn reading_goes_on_after_a_mistake_and_verifies_the_rest() {
+    let text = "graph \"g\" {\n  %0 = input \"x\" : f32[4]\n  %1 = addd(%0, %0) : f32[4] \"a\"\n  %2 = add(%1, %0) : f32[4] \"b\"\n  \
+                %3 = add(%2, %0) : f32[5] \"c\"\n  output \"y\" %3\n}\n";
+    assert_eq!(places(text), [(3, "node %1 (addd a)".into()), (5, "node %3 (add c)".into())]);
+    assert_eq!(places("program \"p\" {\n}\n"), [(1, String::new())]);
+}
+
+#[test]
+fn a_number_defined_late_is_a_cycle_and_reported_once() {
+    let text = "graph \"g\" {\n  %0 = input \"x\" : f32[4]\n  %1 = add(%0, %2) : f32[4]\n  %2 = add(%1, %1) : f32[4]\n  output \"y\" %2\n}\n";
+    let message = read_graph(text).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "line 3: node %1 (add): operand %2 is not defined before its use: the graph has a cycle or is out of order"
+    );
+}
+
+#[test]
+fn violations_of_a_program_have_the_line_of_their_launch() {
+    let text = "program \"p\" {\n  arena 256\n  buffer %0 : f32[4] at 0\n  ; a comment\n  output \"y\" %0\n  \
+                launch a \"\" {x = read %0} \"first\"\n  launch b \"\" {out = write %0} \"second\"\n}\n";
+    let message = read_planned_program(text).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(message, "line 6: launch 0 (a first): field x: buffer %0 is read before it is written");
 }

@@ -36,13 +36,13 @@ fn all_violations_of_a_graph_are_listed() {
         [
             "symbol T: the range 5..=4 is empty",
             "symbol read: a symbol's name is a letter, then letters, digits or _, and no word of the text form",
-            "node %1 w: a q4_0 tensor of this shape cannot be: its rows are no whole blocks, or it overflows",
-            "node %2 w: the name is taken",
-            "node %3 matmul layer.q: the widths of x and w differ",
-            "node %4 add: operand %9 is not defined before its use",
-            "node %5 rms_norm: expected 2 operands (x, weight), found 1",
-            "node %6 add: the declared type is not what the op gives",
-            "node %7 c: a constant is an f32 vector or matrix of as many elements as its list",
+            "node %1 (w): a q4_0 tensor of this shape cannot be: its rows are no whole blocks, or it overflows",
+            "node %2 (w): the name is taken",
+            "node %3 (matmul layer.q): the widths of x and w differ",
+            "node %4 (add): operand %9 is not defined before its use",
+            "node %5 (rms_norm): expected 2 operands (x, weight), found 1",
+            "node %6 (add): the declared type is not what the op gives",
+            "node %7 (c): a constant is an f32 vector or matrix of as many elements as its list",
             "output \"y\": %99 is not defined",
         ]
     );
@@ -57,7 +57,7 @@ fn a_cycle_is_a_use_before_its_definition() {
           %2 = add(%1, %1) : f32[2, 2]
         }"#,
     );
-    assert_eq!(found, ["node %1 add: operand %2 is not defined before its use"]);
+    assert_eq!(found, ["node %1 (add): operand %2 is not defined before its use"]);
 }
 
 #[test]
@@ -84,9 +84,9 @@ fn all_violations_of_a_program_are_listed() {
         [
             "buffer %1: offset 100 is no multiple of 256",
             "buffer %2: it ends past the arena of 1024 bytes",
-            "launch 1 b second: field out is given twice",
-            "launch 2 c third: field x: buffer %3 is read before it is written",
-            "launch 2 c third: field out: buffer %7 is not declared",
+            "launch 1 (b second): field out is given twice",
+            "launch 2 (c third): field x: buffer %3 is read before it is written",
+            "launch 2 (c third): field out: buffer %7 is not declared",
             "output \"y\": buffer %2 is never written",
             "buffer %0: overlaps buffer %1 while both are live",
         ]

@@ -199,4 +199,197 @@ typedef struct BinaryParams {
   unsigned reserved;
 } BinaryParams;
 
+/* out[r, :] = x[r, :] * w */
+typedef struct ScaleColumnsParams {
+  const float *x; /* [rows, cols] */
+  const float *w; /* [cols] */
+  float *out;     /* [rows, cols], may be x */
+  unsigned rows, cols;
+} ScaleColumnsParams;
+
+/* out[r, p] = sum of x[r, c]^2 over the columns c of panel p: 16 p to 16 p + 15, as far as they exist */
+typedef struct SquareSumsParams {
+  const float *x; /* [rows, cols] */
+  float *out;     /* [rows, ceil(cols / 16)] */
+  unsigned rows, cols;
+} SquareSumsParams;
+
+/* out[t, j, :] = y[t, j, :] * rsqrt(sum(squares[t, :]) / width + eps) (+ bias) */
+typedef struct ScaleRowsParams {
+  const float *y;       /* [tokens, slots, cols] */
+  const float *squares; /* [tokens, ceil(width / 16)] */
+  const float *bias;    /* [cols], nullable */
+  float *out;           /* [tokens, slots, cols], may be y */
+  unsigned tokens, slots, cols, width;
+  float eps;
+  unsigned reserved;
+} ScaleRowsParams;
+
+/* out[t, p, e] = sum of x[t, c] * norm[c] * w[e, c] over the columns c of panel p; w packed (rows16) as the variant says */
+typedef struct ColumnPartialsParams {
+  const float *x;    /* [tokens, cols] */
+  const float *norm; /* [cols] */
+  const void *w;     /* packed [experts, cols] */
+  float *out;        /* [tokens, ceil(cols / 16), experts] */
+  unsigned tokens, cols, experts, reserved;
+} ColumnPartialsParams;
+
+/* out[t, e] = rsqrt(sum(squares[t, :]) / width + eps) * sum_p partials[t, p, e] (+ bias[e]) */
+typedef struct FinishLogitsParams {
+  const float *partials; /* [tokens, ceil(width / 16), experts] */
+  const float *squares;  /* [tokens, ceil(width / 16)] */
+  const float *bias;     /* [experts], nullable */
+  float *out;            /* [tokens, experts] */
+  unsigned tokens, experts, width;
+  float eps;
+} FinishLogitsParams;
+
+/* out = a norm of x rounded to q8x32, row by row. norm: 1 rms_norm, 2 layer_norm, 3 scale_columns. The variant names what shares a
+ * scale: block or row */
+typedef struct NormQuantizeParams {
+  const float *x;      /* [rows, cols] */
+  const float *weight; /* [cols] */
+  const float *bias;   /* [cols], nullable; of layer_norm alone */
+  void *out;           /* q8x32 [rows, cols] */
+  unsigned rows, cols, norm;
+  float eps;
+} NormQuantizeParams;
+
+/* out[r, :] = factor * rms_norm(x[r, :]) + residual[r, :]; squares as SquareSumsParams of out */
+typedef struct NormAddParams {
+  const float *x;        /* [rows, cols] */
+  const float *weight;   /* [cols] */
+  const float *residual; /* [rows, cols] */
+  float *out;            /* [rows, cols], may be x or residual */
+  float *squares;        /* [rows, ceil(cols / 16)], nullable */
+  unsigned rows, cols;
+  float eps, factor;
+} NormAddParams;
+
+/* out[t, n] = factor * (sum_j weights[t, j] * y[t, j, n]) + residual[t, n], as CombineParams; squares as SquareSumsParams of out */
+typedef struct CombineAddParams {
+  const float *y;        /* [tokens, slots, cols] */
+  const float *weights;  /* [tokens, slots] */
+  const float *residual; /* [tokens, cols] */
+  float *out;            /* [tokens, cols], may be residual */
+  float *squares;        /* [tokens, ceil(cols / 16)], nullable */
+  unsigned tokens, slots, cols;
+  float factor;
+} CombineAddParams;
+
+/* As CombineAddParams with y[t, j, n] = sum_k h[t, j, k] * w[e, n, k] (+ bias[e, n]), e = experts[t, j], zeros for an expert that does
+ * not exist. The variant is <weight>.<x>: h is f32 (f32), q8x32 (q8x32), or f32 that the launch rounds to q8x32 (f32.block,
+ * f32.row). */
+typedef struct CombineDownParams {
+  const void *h;         /* [tokens, slots, cols] */
+  const void *w;         /* [matrices] packed [rows, cols] */
+  const int *experts;    /* [tokens, slots] */
+  const float *weights;  /* [tokens, slots] */
+  const float *bias;     /* [matrices, rows], nullable */
+  const float *residual; /* [tokens, rows], nullable */
+  float *out;            /* [tokens, rows], may be residual */
+  float *squares;        /* [tokens, ceil(rows / 16)], nullable */
+  unsigned tokens, slots, matrices, rows, cols;
+  float factor;
+} CombineDownParams;
+
+/* Queries, keys and values: products of x with wq, wk, wv, by rsqrt(sum(squares) / cols + eps) where squares are given, plus biases;
+ * seen as heads, of which queries and keys are normalised (rms_norm) where q_norm, k_norm are given, and turned as RopeParams
+ * says where inv_freq is given. Queries are stored, keys and values appended as KvAppendParams says. Without wk there are queries
+ * alone. x is normalised before: norm 0 not at all, 1 rms_norm, 2 layer_norm, 3 scale_columns. The variant is
+ * <weight>.<x>.<kv type>, with x as in CombineDownParams. */
+typedef struct QkvParams {
+  const void *x;            /* [tokens, cols] */
+  const void *wq;           /* packed [heads * head_dim, cols] */
+  const void *wk;           /* packed [kv_heads * head_dim, cols], nullable as wv and kv */
+  const void *wv;           /* packed [kv_heads * head_dim, cols] */
+  const float *norm_weight; /* [cols], nullable */
+  const float *norm_bias;   /* [cols], nullable */
+  const float *squares;     /* [tokens, ceil(cols / 16)], nullable */
+  const float *bq;          /* [heads * head_dim], nullable */
+  const float *bk;          /* [kv_heads * head_dim], nullable */
+  const float *bv;          /* [kv_heads * head_dim], nullable */
+  const float *q_norm;      /* [head_dim], nullable */
+  const float *k_norm;      /* [head_dim], nullable */
+  const int *positions;     /* [tokens], nullable */
+  const int *sequences;     /* [tokens], nullable */
+  const int *page_table;    /* [*, page_table_stride], nullable */
+  const float *inv_freq;    /* [tables, pairs], nullable */
+  const int *table;         /* [tokens], nullable: then tables = 1 */
+  float *out;               /* [tokens, heads, head_dim] */
+  void *kv;                 /* pages of this layer, nullable */
+  unsigned tokens, cols, heads, kv_heads, head_dim, pairs;
+  unsigned tables, interleaved, page_table_stride, norm;
+  float eps, norm_eps, head_eps, scale;
+} QkvParams;
+
+/* out[t, n] = v + residual[t, n] with v made of y = sum_k x[t, k] * w[n, k], step by step, each where its operand is given:
+ * y * rsqrt(sum(squares[t, :]) / cols + eps), + bias[n], * sigmoid(gate[t]), * factor, softcap * tanh(v / softcap) if softcap > 0.
+ * squares_out as SquareSumsParams of out, partials_out as ColumnPartialsParams of out, router_norm and router, which is of
+ * router_type: 0 f32, 1 f16, 2 bf16. x is normalised before: norm 0 not at all, 1 rms_norm, 2 layer_norm, 3 scale_columns. The
+ * variant is <weight>.<x>, where x is f32, q8x32, or f32.block and f32.row for f32 that the launch rounds to q8x32. */
+typedef struct ProjectParams {
+  const void *x;            /* [tokens, cols] */
+  const void *w;            /* packed [rows, cols] */
+  const float *norm_weight; /* [cols], nullable */
+  const float *norm_bias;   /* [cols], nullable */
+  const float *squares;     /* [tokens, ceil(cols / 16)], nullable */
+  const float *bias;        /* [rows], nullable */
+  const float *gate;        /* [tokens], nullable */
+  const float *residual;    /* [tokens, rows], nullable */
+  const float *router_norm; /* [rows], nullable: then partials_out as well */
+  const void *router;       /* packed [router_rows, rows], nullable */
+  float *out;               /* [tokens, rows], may be residual */
+  float *squares_out;       /* [tokens, ceil(rows / 16)], nullable */
+  float *partials_out;      /* [tokens, ceil(rows / 16), router_rows], nullable */
+  unsigned tokens, rows, cols, norm;
+  unsigned router_rows, router_type;
+  float eps, norm_eps, factor, softcap;
+} ProjectParams;
+
+/* The experts that RouterParams selects and the weights that RouterWeightsParams gives them, by logits or, where they are null,
+ * by those that FinishLogitsParams makes of partials. The variant names the scoring. */
+typedef struct RouteParams {
+  const float *logits;      /* [tokens, experts], nullable */
+  const float *partials;    /* [tokens, ceil(width / 16), experts], nullable */
+  const float *squares;     /* [tokens, ceil(width / 16)], nullable */
+  const float *logits_bias; /* [experts], nullable; of partials */
+  const float *bias;        /* [experts], nullable; of the scores */
+  int *selected;            /* [tokens, slots] */
+  float *weights;           /* [tokens, slots] */
+  unsigned tokens, experts, slots, groups;
+  unsigned top_groups, renormalise, width;
+  float eps, scale, jitter;
+} RouteParams;
+
+/* out[t, j, n] = activation(gate) * up, as the variant of BinaryParams named by activation: 0 silu, 1 gelu_tanh, 2 gelu, 3 relu2,
+ * 4 clamped_swiglu. gate and up are products of a row of x with rows n of w_gate and w_up of expert e, each
+ * * rsqrt(sum(squares[t, :]) / cols + eps) where squares are given, + its bias[e, n] where that is. routing 0: e = j; 1: e =
+ * experts[t, j]; 2: e as RouteParams (by logits or route_partials, scoring 0 softmax, 1 sigmoid, 2 sparsemixer) selects, written to
+ * experts_out with their weights. x, slots_share_x and an expert that does not exist as in GroupedMatmulParams, norm and variant as in
+ * ProjectParams. */
+typedef struct GateUpParams {
+  const void *x;                /* [tokens, slots, cols] or [tokens, cols] */
+  const void *w_gate;           /* [matrices] packed [rows, cols] */
+  const void *w_up;             /* [matrices] packed [rows, cols] */
+  const int *experts;           /* [tokens, slots], nullable: routing 1 */
+  const float *norm_weight;     /* [cols], nullable */
+  const float *norm_bias;       /* [cols], nullable */
+  const float *squares;         /* [tokens, ceil(cols / 16)], nullable */
+  const float *gate_bias;       /* [matrices, rows], nullable */
+  const float *up_bias;         /* [matrices, rows], nullable */
+  const float *logits;          /* [tokens, matrices], nullable */
+  const float *route_partials;  /* [tokens, ceil(route_width / 16), matrices], nullable */
+  const float *route_squares;   /* [tokens, ceil(route_width / 16)], nullable */
+  const float *route_bias;      /* [matrices], nullable; of route_partials */
+  const float *correction;      /* [matrices], nullable; of the scores */
+  float *out;                   /* [tokens, slots, rows] */
+  int *experts_out;             /* [tokens, slots], nullable: routing 2 */
+  float *weights_out;           /* [tokens, slots], nullable: routing 2 */
+  unsigned tokens, slots, matrices, rows, cols, slots_share_x;
+  unsigned activation, norm, routing, scoring;
+  unsigned groups, top_groups, renormalise, route_width;
+  float eps, norm_eps, limit, route_eps, scale, jitter;
+} GateUpParams;
+
 #endif

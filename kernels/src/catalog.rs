@@ -7,10 +7,13 @@
 //! | kernel | variants |
 //! |---|---|
 //! | `embedding` | the table's format |
-//! | `gather_rows`, `rms_norm`, `layer_norm`, `rope`, `concat`, `sigmoid_gate`, `permute_columns`, `combine` | one, the empty word |
-//! | `quantize_rows` | what shares a scale: `block`, `row` |
+//! | `column_partials` | the router's type: `f32`, `f16`, `bf16` |
+//! | `gather_rows`, `rms_norm`, `layer_norm`, `rope`, `concat`, `sigmoid_gate`, `permute_columns`, `combine`, `scale_columns`, `square_sums`, `scale_rows`, `finish_logits`, `norm_add`, `combine_add` | one, the empty word |
+//! | `quantize_rows`, `norm_quantize` | what shares a scale: `block`, `row` |
 //! | `matmul`, `grouped_matmul` | `<weight format>.f32`, `<integer format>.q8x32` |
-//! | `router`, `router_weights` | `softmax`, `sigmoid`, `sparsemixer` |
+//! | `project`, `gate_up`, `combine_down` | `<weight format>.f32`; `<integer format>.` and `q8x32`, or `f32.block`, `f32.row` where the launch rounds |
+//! | `qkv` | those of `combine_down`, then `.` and the cache's type |
+//! | `router`, `router_weights`, `route` | `softmax`, `sigmoid`, `sparsemixer` |
 //! | `kv_append`, `attention` | the cache's type: `f16`, `f32` |
 //! | `binary` | `add`, `mul`, and `<activation>_mul`: `silu`, `gelu_tanh`, `gelu`, `relu2`, `clamped_swiglu` |
 //! | `unary` | `scale`, `softcap` |
@@ -21,14 +24,18 @@ use std::mem::{offset_of, size_of};
 use ir::types::DType;
 
 use crate::abi::{
-    AttentionParams, BinaryParams, CombineParams, ConcatParams, EmbeddingParams, GatherRowsParams, GroupedMatmulParams,
-    KvAppendParams, LayerNormParams, MatmulParams, PermuteColumnsParams, QuantizeRowsParams, RmsNormParams, RopeParams,
-    RouterParams, RouterWeightsParams, SigmoidGateParams, UnaryParams,
+    AttentionParams, BinaryParams, ColumnPartialsParams, CombineAddParams, CombineDownParams, CombineParams,
+    ConcatParams, EmbeddingParams, FinishLogitsParams, GateUpParams, GatherRowsParams, GroupedMatmulParams,
+    KvAppendParams, LayerNormParams, MatmulParams, NormAddParams, NormQuantizeParams, PermuteColumnsParams,
+    ProjectParams, QkvParams, QuantizeRowsParams, RmsNormParams, RopeParams, RouteParams, RouterParams,
+    RouterWeightsParams, ScaleColumnsParams, ScaleRowsParams, SigmoidGateParams, SquareSumsParams, UnaryParams,
 };
 use crate::cpu::isa::Isa;
 use crate::cpu::{
-    CpuKernel, attention, binary, combine, concat, embedding, gather_rows, grouped_matmul, kv_append, layer_norm,
-    matmul, permute_columns, quantize_rows, rms_norm, rope, router, router_weights, sigmoid_gate, unary,
+    CpuKernel, attention, binary, column_partials, combine, combine_add, combine_down, concat, embedding,
+    finish_logits, gate_up, gather_rows, grouped_matmul, kv_append, layer_norm, matmul, norm_add, norm_quantize,
+    permute_columns, project, qkv, quantize_rows, rms_norm, rope, route, router, router_weights, scale_columns,
+    scale_rows, sigmoid_gate, square_sums, unary,
 };
 
 /// What a field of a parameter struct holds.
@@ -112,11 +119,22 @@ impl KernelInfo {
 
     /// Whether the kernel reads packed weights, of which a device counts the bytes.
     pub fn reads_weights(&self) -> bool {
-        matches!(self.name, "matmul" | "grouped_matmul" | "embedding")
+        matches!(
+            self.name,
+            "matmul"
+                | "grouped_matmul"
+                | "embedding"
+                | "column_partials"
+                | "combine_down"
+                | "qkv"
+                | "project"
+                | "gate_up"
+        )
     }
 
     /// Bytes of packed weights a launch reads at least once: a whole matrix, the matrices selected, the panel of each token
-    /// of an embedding. 0 for kernels without packed weights.
+    /// of an embedding. For a launch that selects experts itself, the most it can read, which one token does. 0 for kernels
+    /// without packed weights.
     ///
     /// # Safety
     /// `params` points to this kernel's parameter struct. Of its pointers `experts`, if there is one, is followed, and must
@@ -353,6 +371,143 @@ pub static KERNELS: &[KernelInfo] = &[
         scratch: |_, _| 0,
         select: |variant, _| variant.is_empty().then(permute_columns::select),
     ),
+    kernel!(
+        "scale_columns",
+        ScaleColumnsParams { x: In, w: In, out: Out, rows: U32, cols: U32 },
+        blocks: |_, p| scale_columns::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| scale_columns::select(isa))?,
+    ),
+    kernel!(
+        "square_sums",
+        SquareSumsParams { x: In, out: Out, rows: U32, cols: U32 },
+        blocks: |_, p| square_sums::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| square_sums::select(isa))?,
+    ),
+    kernel!(
+        "scale_rows",
+        ScaleRowsParams {
+            y: In, squares: In, bias: In, out: Out,
+            tokens: U32, slots: U32, cols: U32, width: U32, eps: F32, reserved: U32,
+        },
+        blocks: |_, p| scale_rows::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| scale_rows::select(isa))?,
+    ),
+    kernel!(
+        "column_partials",
+        ColumnPartialsParams { x: In, norm: In, w: In, out: Out, tokens: U32, cols: U32, experts: U32, reserved: U32 },
+        blocks: |_, p| column_partials::blocks(p),
+        scratch: |_, _| 0,
+        weights: |variant, p| DType::from_name(variant).map_or(0, |w| matrix_bytes(w, p.experts, p.cols)),
+        select: column_partials::select,
+    ),
+    kernel!(
+        "finish_logits",
+        FinishLogitsParams {
+            partials: In, squares: In, bias: In, out: Out, tokens: U32, experts: U32, width: U32, eps: F32,
+        },
+        blocks: |_, p| finish_logits::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| finish_logits::select(isa))?,
+    ),
+    kernel!(
+        "norm_quantize",
+        NormQuantizeParams { x: In, weight: In, bias: In, out: Out, rows: U32, cols: U32, norm: U32, eps: F32 },
+        blocks: |_, p| norm_quantize::blocks(p),
+        scratch: |_, p| norm_quantize::scratch_bytes(p),
+        select: norm_quantize::select,
+    ),
+    kernel!(
+        "norm_add",
+        NormAddParams {
+            x: In, weight: In, residual: In, out: Out, squares: Out, rows: U32, cols: U32, eps: F32, factor: F32,
+        },
+        blocks: |_, p| norm_add::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| norm_add::select(isa))?,
+    ),
+    kernel!(
+        "combine_add",
+        CombineAddParams {
+            y: In, weights: In, residual: In, out: Out, squares: Out, tokens: U32, slots: U32, cols: U32, factor: F32,
+        },
+        blocks: |_, p| combine_add::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, isa| variant.is_empty().then(|| combine_add::select(isa))?,
+    ),
+    kernel!(
+        "combine_down",
+        CombineDownParams {
+            h: In, w: In, experts: In, weights: In, bias: In, residual: In, out: Out, squares: Out,
+            tokens: U32, slots: U32, matrices: U32, rows: U32, cols: U32, factor: F32,
+        },
+        blocks: |_, p| combine_down::blocks(p),
+        scratch: |variant, p| combine_down::scratch_bytes(variant, p),
+        weights: |variant, p| weights_of(variant)
+            .map_or(0, |w| combine_down::matrices_read(p) as u64 * matrix_bytes(w, p.rows, p.cols)),
+        select: combine_down::select,
+    ),
+    kernel!(
+        "qkv",
+        QkvParams {
+            x: In, wq: In, wk: In, wv: In, norm_weight: In, norm_bias: In, squares: In, bq: In, bk: In, bv: In,
+            q_norm: In, k_norm: In, positions: In, sequences: In, page_table: In, inv_freq: In, table: In, out: Out, kv: Out,
+            tokens: U32, cols: U32, heads: U32, kv_heads: U32, head_dim: U32, pairs: U32,
+            tables: U32, interleaved: U32, page_table_stride: U32, norm: U32,
+            eps: F32, norm_eps: F32, head_eps: F32, scale: F32,
+        },
+        blocks: |_, p| qkv::blocks(p),
+        scratch: |variant, p| qkv::scratch_bytes(variant, p),
+        weights: |variant, p| weights_of(variant).map_or(0, |w| {
+            let kv = if p.wk.is_null() { 0 } else { matrix_bytes(w, p.kv_heads * p.head_dim, p.cols) };
+            matrix_bytes(w, p.heads * p.head_dim, p.cols) + 2 * kv
+        }),
+        select: qkv::select,
+    ),
+    kernel!(
+        "project",
+        ProjectParams {
+            x: In, w: In, norm_weight: In, norm_bias: In, squares: In, bias: In, gate: In, residual: In, router_norm: In,
+            router: In, out: Out, squares_out: Out, partials_out: Out, tokens: U32, rows: U32, cols: U32, norm: U32,
+            router_rows: U32, router_type: U32, eps: F32, norm_eps: F32, factor: F32, softcap: F32,
+        },
+        blocks: |variant, p| project::blocks(variant, p),
+        scratch: |variant, p| project::scratch_bytes(variant, p),
+        weights: |variant, p| weights_of(variant).map_or(0, |w| {
+            let router = project::ROUTER_TYPES.get(p.router_type as usize).filter(|_| !p.router.is_null());
+            matrix_bytes(w, p.rows, p.cols) + router.map_or(0, |w| matrix_bytes(*w, p.router_rows, p.rows))
+        }),
+        select: project::select,
+    ),
+    kernel!(
+        "gate_up",
+        GateUpParams {
+            x: In, w_gate: In, w_up: In, experts: In, norm_weight: In, norm_bias: In, squares: In, gate_bias: In, up_bias: In,
+            logits: In, route_partials: In, route_squares: In, route_bias: In, correction: In,
+            out: Out, experts_out: Out, weights_out: Out,
+            tokens: U32, slots: U32, matrices: U32, rows: U32, cols: U32, slots_share_x: U32,
+            activation: U32, norm: U32, routing: U32, scoring: U32, groups: U32, top_groups: U32, renormalise: U32,
+            route_width: U32, eps: F32, norm_eps: F32, limit: F32, route_eps: F32, scale: F32, jitter: F32,
+        },
+        blocks: |variant, p| gate_up::blocks(variant, p),
+        scratch: |variant, p| gate_up::scratch_bytes(variant, p),
+        weights: |variant, p| weights_of(variant)
+            .map_or(0, |w| 2 * gate_up::matrices_read(p) as u64 * matrix_bytes(w, p.rows, p.cols)),
+        select: gate_up::select,
+    ),
+    kernel!(
+        "route",
+        RouteParams {
+            logits: In, partials: In, squares: In, logits_bias: In, bias: In, selected: Out, weights: Out,
+            tokens: U32, experts: U32, slots: U32, groups: U32, top_groups: U32, renormalise: U32, width: U32,
+            eps: F32, scale: F32, jitter: F32,
+        },
+        blocks: |_, p| route::blocks(p),
+        scratch: |_, p| route::scratch_bytes(p),
+        select: route::select,
+    ),
 ];
 
 /// Rows of a panel of packed weights.
@@ -361,6 +516,11 @@ const LANES: u32 = ir::quant::PANEL_ROWS as u32;
 /// Bytes of a packed matrix; 0 if there is no such matrix.
 fn matrix_bytes(weights: DType, rows: u32, cols: u32) -> u64 {
     ir::quant::packed_bytes(weights, rows.into(), cols.into()).unwrap_or(0)
+}
+
+/// The weights' type in a variant that begins with it.
+fn weights_of(variant: &str) -> Option<DType> {
+    DType::from_name(variant.split('.').next()?)
 }
 
 /// Types of weights and activations of a matmul variant.
@@ -375,7 +535,7 @@ mod tests {
 
     #[test]
     fn kernels_are_found_by_name_and_variant() {
-        assert_eq!(KERNELS.len(), 18);
+        assert_eq!(KERNELS.len(), 31);
         for (kernel, variant) in [
             ("matmul", "q4_1.q8x32"),
             ("matmul", "f16.f32"),
@@ -414,6 +574,16 @@ mod tests {
             with("embedding", &["f32"]),
             with("quantize_rows", quantize_rows::VARIANTS),
             with("unary", unary::VARIANTS),
+            with("project", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row"]),
+            with("gate_up", &["f32.f32", "q8_0.q8x32", "q4_k.f32.block"]),
+            with("route", route::VARIANTS),
+            with("combine_down", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row"]),
+            with("qkv", &["bf16.f32.f16", "q8_0.q8x32.f32", "q4_k.f32.block.f16"]),
+            with("column_partials", column_partials::VARIANTS),
+            with("norm_quantize", norm_quantize::VARIANTS),
+            ["scale_columns", "square_sums", "scale_rows", "finish_logits", "norm_add", "combine_add"]
+                .map(|kernel| (kernel, ""))
+                .to_vec(),
             ["gather_rows", "rms_norm", "layer_norm", "rope", "concat", "sigmoid_gate", "permute_columns"]
                 .map(|kernel| (kernel, ""))
                 .to_vec(),

@@ -1,7 +1,9 @@
 //! The runtime: loads an artifact and generates tokens with it. It knows neither the compiler nor the models.
 
 pub mod artifact;
+pub mod byte_size;
 pub mod cache;
+pub mod calibrate;
 pub mod cli;
 pub mod device;
 pub mod engine;

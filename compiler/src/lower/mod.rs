@@ -5,10 +5,15 @@
 
 mod attention;
 mod elementwise;
+mod fused_heads;
+mod fused_mixture;
+mod fused_products;
+mod fused_rows;
 mod inline;
 mod matmul;
 mod mixture;
 mod rows;
+mod source;
 
 use ir::graph::{Graph, Node, NodeKind, ValueId};
 use ir::op::Op;
@@ -50,11 +55,16 @@ pub struct LowerError {
 }
 
 /// The lowerings known to a compilation. The one registered last is asked first.
-pub struct Registry(Vec<Box<dyn Lowering>>);
+pub struct Registry {
+    lowerings: Vec<Box<dyn Lowering>>,
+    /// How many of them, the first, are built in.
+    built_in: usize,
+}
 
 impl Default for Registry {
     fn default() -> Registry {
-        Registry(built_in())
+        let lowerings = built_in();
+        Registry { built_in: lowerings.len(), lowerings }
     }
 }
 
@@ -80,17 +90,36 @@ fn built_in() -> Vec<Box<dyn Lowering>> {
         Box::new(attention::Attention),
         Box::new(elementwise::Pairwise),
         Box::new(elementwise::Unary),
+        Box::new(fused_rows::Cast),
+        Box::new(fused_rows::ScaleColumns),
+        Box::new(fused_rows::SquareSums),
+        Box::new(fused_rows::ScaleRows),
+        Box::new(fused_rows::ColumnPartials),
+        Box::new(fused_rows::FinishLogits),
+        Box::new(fused_rows::NormQuantize),
+        Box::new(fused_rows::NormAdd),
+        Box::new(fused_mixture::CombineAdd),
+        Box::new(fused_mixture::CombineDown),
+        Box::new(fused_heads::Heads),
+        Box::new(fused_products::Project),
+        Box::new(fused_products::GateUp),
+        Box::new(fused_products::Route),
     ]
 }
 
 impl Registry {
-    /// Adds a lowering; it takes precedence over those registered before.
+    /// Adds a lowering; it takes precedence over those registered before, and fusion leaves the ops it takes as they are.
     pub fn register(&mut self, lowering: Box<dyn Lowering>) {
-        self.0.push(lowering);
+        self.lowerings.push(lowering);
+    }
+
+    /// Whether a registered lowering, none that is built in, takes a node.
+    pub fn is_own(&self, graph: &Graph, node: &Node, target: Target) -> bool {
+        self.lowerings[self.built_in..].iter().any(|l| l.accepts(graph, node, target))
     }
 
     fn find(&self, graph: &Graph, node: &Node, target: Target) -> Option<&dyn Lowering> {
-        self.0.iter().rev().map(AsRef::as_ref).find(|l| l.accepts(graph, node, target))
+        self.lowerings.iter().rev().map(AsRef::as_ref).find(|l| l.accepts(graph, node, target))
     }
 }
 
@@ -163,8 +192,8 @@ pub fn lower(graph: &Graph, registry: &Registry, target: Target) -> Result<Lower
             _ => {
                 return Err(LowerError {
                     value: *value,
-                    op: graph.node(*value).op().map_or("", |o| o.name()),
-                    label: String::new(),
+                    op: graph.node(*value).op().map_or("no op", |o| o.name()),
+                    label: format!(" {}", graph.node(*value).name),
                     message: format!("output {name:?} must be computed in the step"),
                 });
             }

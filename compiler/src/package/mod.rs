@@ -22,8 +22,8 @@ use crate::pipeline::CompileOptions;
 use crate::progress::Progress;
 use crate::quantise::WeightRows;
 pub use staging::{Staging, WriteError};
-pub use weights::WeightsError;
 pub(crate) use weights::weight_table;
+pub use weights::{WeightsError, total_bytes as weight_bytes};
 
 /// Why an artifact could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,8 @@ pub struct Content<'a> {
     pub card: ModelCard,
     /// The geometry of its cache.
     pub kv: KvGeometry,
+    /// Pages of its cache, where a memory to fill was named.
+    pub kv_pages: Option<u64>,
     /// The graph of one step, its weights in the formats they are stored in.
     pub graph: &'a Graph,
     /// Its programs.
@@ -84,7 +86,7 @@ pub fn package(
     options: &CompileOptions,
     progress: &dyn Progress,
 ) -> Result<Manifest, PackageError> {
-    let Content { card, kv, graph, programs, rows } = content;
+    let Content { card, kv, kv_pages, graph, programs, rows } = content;
     let buckets = programs.iter().map(|p| write_program(&mut staging, p)).collect::<Result<Vec<_>, _>>()?;
     progress.begin("packing weights", weights::total_bytes(graph)?);
     let weights = weights::write_weights(graph, rows, &mut staging, &|bytes| progress.advance(bytes))?;
@@ -92,7 +94,7 @@ pub fn package(
     let manifest = Manifest {
         schema: SCHEMA,
         producer: concat!("moesaic ", env!("CARGO_PKG_VERSION")).into(),
-        kv: kv_info(kv, card.layers, options),
+        kv: KvInfo { pages: kv_pages, ..kv_info(kv, card.layers, options) },
         model: card,
         target: options.target.to_string(),
         activations: options.activations.to_string(),
@@ -167,10 +169,15 @@ fn kv_info(kv: KvGeometry, layers: u64, options: &CompileOptions) -> KvInfo {
         page_bytes_per_layer: page_bytes,
         bytes_per_token: page_bytes / ir::op::PAGE_TOKENS * layers,
         states: (0..layers).map(|l| format!("kv.{l}")).collect(),
+        pages: None,
     }
 }
 
-fn model_card(model: &Model, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<ModelCard, PackageError> {
+/// What the model is, from metadata alone.
+///
+/// # Errors
+/// Metadata that cannot be understood.
+pub fn model_card(model: &Model, checkpoint: &Checkpoint, options: &CompileOptions) -> Result<ModelCard, PackageError> {
     let h = &model.hyper;
     let (source_format, name) = match checkpoint.metadata() {
         Metadata::HuggingFace(_) => ("huggingface", None),

@@ -4,26 +4,33 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use compiler::cost::read_cost_table;
+use compiler::fuse::Fusion;
 use compiler::lower::Registry;
-use compiler::pipeline::{self, CompileOptions, Compiled};
+use compiler::pipeline::{self, CompileError, CompileOptions, Compiled, Outcome, Stopped, Timings};
 use compiler::progress::Bar;
 use compiler::quantise::QuantiseError;
 use compiler::quantise::options::{CALIBRATION_TOKENS, FormatChoice, QuantOptions};
 use compiler::target::{Activations, Target};
 use models::Checkpoint;
+use runtime::byte_size::ByteSize;
 use serde_json::json;
 
 /// Arguments of `compile`.
 #[derive(Args)]
 pub struct CompileArgs {
-    /// Hugging Face folder or GGUF file
-    pub model: PathBuf,
+    /// Hugging Face folder or GGUF file; not needed with --from and --stop-after
+    #[arg(required_unless_present = "from")]
+    pub model: Option<PathBuf>,
     /// Artifact folder to write
-    #[arg(short, long, value_name = "OUT.moesaic")]
-    pub output: PathBuf,
-    /// What to compile for: cpu
+    #[arg(short, long, value_name = "OUT.moesaic", required_unless_present_any = ["stop_after", "explain"])]
+    pub output: Option<PathBuf>,
+    /// What to compile for: cpu, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, or cuda for sm_80
     #[arg(long, default_value = "cpu", env = "MOESAIC_TARGET")]
     pub target: String,
+    /// Table of what targets do in a second, in place of the built-in one: doctor --calibrate -o writes one
+    #[arg(long, value_name = "FILE.json")]
+    pub cost_table: Option<PathBuf>,
     /// How weights are stored
     #[command(flatten)]
     pub quant: QuantArgs,
@@ -33,18 +40,53 @@ pub struct CompileArgs {
     /// Longest sequence in tokens, 32k for 32768; default: what the model was made for
     #[arg(long, value_name = "N", value_parser = runtime::cli::parse_count, env = "MOESAIC_MAX_MODEL_LEN")]
     pub max_model_len: Option<u64>,
+    /// Memory to fill, such as 24GiB: what weights, results and overhead leave becomes KV cache; a model that does not fit is refused
+    #[arg(long, value_name = "SIZE", env = "MOESAIC_VRAM")]
+    pub vram: Option<ByteSize>,
     /// Add what each router selects to the results of a step, for `logits` to write
     #[arg(long)]
     pub trace_routing: bool,
-    /// Write the text after each pass into this folder
-    #[arg(long, value_name = "DIR")]
-    pub dump: Option<PathBuf>,
-    /// Stop after this pass, without an artifact: import, quantise, lower, schedule or plan
-    #[arg(long, value_name = "PASS")]
-    pub stop_after: Option<String>,
+    /// Threads that quantise and calibrate; the artifact does not depend on it. Default: one a core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub passes: PassArgs,
     /// Print a summary as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which passes run, and what they show.
+#[derive(Args)]
+pub struct PassArgs {
+    /// How much is fused: full, exact (only what leaves all bits as they are) or off
+    #[arg(long, default_value = "full", value_name = "HOW", env = "MOESAIC_FUSE")]
+    pub fuse: String,
+    /// Make a launch of each op: --fuse off
+    #[arg(long, conflicts_with = "fuse")]
+    pub no_fuse: bool,
+    /// Show the chain of rules that made a node of the smallest bucket's fused graph, named by its label or as %N; writes no artifact
+    #[arg(long, value_name = "NODE")]
+    pub explain: Option<String>,
+    /// Write the text after each pass into this folder
+    #[arg(long, value_name = "DIR")]
+    pub dump: Option<PathBuf>,
+    /// Begin with this text, a dump or one of your own, after the pass that its first line `; after: PASS` names
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Begin --from's text after this pass, whatever it says
+    #[arg(long, value_name = "PASS", requires = "from")]
+    pub from_pass: Option<String>,
+    /// Stop after this pass, without an artifact: import, quantise, fuse, lower, schedule or plan; its text goes to standard output
+    /// unless --dump or --report is given
+    #[arg(long, value_name = "PASS")]
+    pub stop_after: Option<String>,
+    /// Show how long each pass took, on standard error
+    #[arg(long)]
+    pub time_passes: bool,
+    /// Write a page that shows the graph, launches, memory plan and costs
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 }
 
 /// How weights are stored.
@@ -75,7 +117,7 @@ pub struct QuantArgs {
 
 impl QuantArgs {
     /// The options, every word understood.
-    fn parse(&self) -> Result<QuantOptions, QuantiseError> {
+    pub(super) fn parse(&self) -> Result<QuantOptions, QuantiseError> {
         let format = |word: &Option<String>| word.as_deref().map(str::parse::<FormatChoice>).transpose();
         Ok(QuantOptions {
             format: self.quant.parse()?,
@@ -89,33 +131,84 @@ impl QuantArgs {
     }
 }
 
+/// A text to begin with that cannot be; what is wrong with it has been said.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {count} {}", .path.display(), if *.count == 1 { "violation" } else { "violations" })]
+struct UnfitText {
+    path: PathBuf,
+    count: usize,
+}
+
 /// Compiles a checkpoint and says what it became.
 pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
+    let options = options(args)?;
+    let start = Instant::now();
+    let registry = Registry::default();
+    if let Some(node) = &args.passes.explain {
+        let checkpoint = args.model.as_deref().map(Checkpoint::open).transpose()?;
+        print!("{}", pipeline::explain(checkpoint.as_ref(), &options, &registry, node).map_err(list_violations)?);
+        return Ok(());
+    }
+    let (outcome, source_bytes) = match &args.model {
+        Some(model) => {
+            let mut checkpoint = Checkpoint::open(model)?;
+            let source_bytes = checkpoint.total_bytes();
+            let output = args.output.clone().unwrap_or_default();
+            (pipeline::compile(&mut checkpoint, &output, &options, &registry, &Bar::default()), source_bytes)
+        }
+        None => (pipeline::compile_text(&options, &registry).map(|s| Outcome::Stopped(Box::new(s))), 0),
+    };
+    let outcome = outcome.map_err(list_violations)?;
+    if args.passes.time_passes {
+        eprint!("{}", outcome.timings());
+    }
+    match outcome {
+        Outcome::Artifact(compiled) => show_artifact(args, &compiled, source_bytes, start.elapsed().as_secs_f64()),
+        Outcome::Stopped(stopped) => show_stage(args, &stopped),
+    }
+    Ok(())
+}
+
+fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Error>> {
     let target: Target = args.target.parse()?;
-    let quant = args.quant.parse()?;
     let activations = match &args.activations {
         Some(word) => word.parse::<Activations>()?,
         None => Activations::default_for(target),
     };
-    let options = CompileOptions {
+    let defaults = CompileOptions::new(target, activations);
+    let costs = args.cost_table.as_deref().map(read_cost_table).transpose()?;
+    Ok(CompileOptions {
+        spec: target.spec_in(costs.as_ref()),
+        fusion: if args.passes.no_fuse { Fusion::Off } else { args.passes.fuse.parse()? },
         max_model_len: args.max_model_len,
-        quant,
+        vram: args.vram.map(|size| size.0),
+        quant: args.quant.parse()?,
         trace_routing: args.trace_routing,
-        dump: args.dump.clone(),
-        stop_after: args.stop_after.clone(),
-        ..CompileOptions::new(target, activations)
-    };
-    let start = Instant::now();
-    let mut checkpoint = Checkpoint::open(&args.model)?;
-    let source_bytes = checkpoint.total_bytes();
-    let compiled = pipeline::compile(&mut checkpoint, &args.output, &options, &Registry::default(), &Bar::default())?;
-    let Some(Compiled { manifest, notes }) = compiled else { return Ok(()) };
+        threads: args.threads.map_or(defaults.threads, usize::from),
+        from: args.passes.from.clone(),
+        from_pass: args.passes.from_pass.clone(),
+        stop_after: args.passes.stop_after.clone(),
+        dump: args.passes.dump.clone(),
+        report: args.passes.report.clone(),
+        ..defaults
+    })
+}
+
+/// Says everything that is wrong with a text, a line each; other errors are one line already.
+fn list_violations(error: CompileError) -> Box<dyn std::error::Error> {
+    let CompileError::Text { path, diagnostics } = error else { return error.into() };
+    diagnostics.0.iter().for_each(|d| eprintln!("{}: {d}", path.display()));
+    UnfitText { path, count: diagnostics.0.len() }.into()
+}
+
+fn show_artifact(args: &CompileArgs, compiled: &Compiled, source_bytes: u64, seconds: f64) {
+    let Compiled { manifest, notes, timings } = compiled;
     let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
-    let seconds = start.elapsed().as_secs_f64();
     let peak = runtime::memory::peak_bytes();
+    let output = args.output.clone().unwrap_or_default();
     if args.json {
-        let summary = json!({
-            "artifact": args.output,
+        let mut summary = json!({
+            "artifact": output,
             "family": manifest.model.family,
             "parameters": manifest.model.parameters,
             "source_bytes": source_bytes,
@@ -124,12 +217,13 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
             "peak_memory_bytes": peak,
             "notes": notes,
         });
+        add_timings(&mut summary, args, timings);
         println!("{summary}");
     } else {
         notes.iter().for_each(|note| eprintln!("{note}"));
         eprintln!(
             "{}: {} ({}, {:.1} M parameters), {:.1} MB in {seconds:.1} s, peak memory {}",
-            args.output.display(),
+            output.display(),
             manifest.model.name,
             manifest.model.family,
             manifest.model.parameters as f64 / 1e6,
@@ -137,5 +231,21 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
             peak.map_or("unknown".into(), |p| format!("{:.0} MB", p as f64 / 1e6)),
         );
     }
-    Ok(())
+}
+
+/// The text of the last pass, unless it was written to a folder; with `--json` what a summary can say of it.
+fn show_stage(args: &CompileArgs, stopped: &Stopped) {
+    if args.json {
+        let mut summary = json!({ "stopped_after": stopped.pass });
+        add_timings(&mut summary, args, &stopped.timings);
+        println!("{summary}");
+    } else if args.passes.dump.is_none() && args.passes.report.is_none() {
+        stopped.stage.texts(stopped.pass).iter().for_each(|text| print!("{}", text.text));
+    }
+}
+
+fn add_timings(summary: &mut serde_json::Value, args: &CompileArgs, timings: &Timings) {
+    if args.passes.time_passes {
+        summary["passes"] = timings.to_json();
+    }
 }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use compiler::cost::read_cost_table;
+use compiler::report::launches_per_layer;
+use compiler::target::Target;
 use ir::program::Program;
 use runtime::artifact::{Artifact, Bucket, Manifest, OpenOptions};
 use serde_json::json;
+
+use super::costs::Costs;
 
 /// Arguments of `inspect`.
 #[derive(Args)]
@@ -19,6 +24,15 @@ pub struct InspectArgs {
     /// List the memory plan of this bucket: each buffer's place and life
     #[arg(long, value_name = "BUCKET")]
     pub memory: Option<String>,
+    /// List what each launch of this bucket costs on the target; default: the smallest bucket
+    #[arg(long, value_name = "BUCKET", num_args = 0..=1, conflicts_with_all = ["launches", "memory"])]
+    pub cost: Option<Option<String>>,
+    /// With --cost, on this target instead of the artifact's
+    #[arg(long, value_name = "TARGET", requires = "cost")]
+    pub target: Option<String>,
+    /// With --cost, the table of what targets do in a second, in place of the built-in one
+    #[arg(long, value_name = "FILE.json", requires = "cost")]
+    pub cost_table: Option<PathBuf>,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
@@ -40,7 +54,14 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
         let known = || programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         programs.iter().find(|p| p.name == name).ok_or_else(|| UnknownBucket { name: name.into(), known: known() })
     };
-    if let Some(name) = &args.launches {
+    if let Some(name) = &args.cost {
+        let target: Target = args.target.as_ref().unwrap_or(&manifest.target).parse()?;
+        let table = args.cost_table.as_deref().map(read_cost_table).transpose()?;
+        let spec = target.spec_in(table.as_ref());
+        let smallest = || programs.first().map_or("", |p| p.name.as_str());
+        let costs = Costs::new(bucket(name.as_deref().unwrap_or_else(smallest))?, &spec);
+        if args.json { println!("{}", serde_json::to_string_pretty(&costs.json())?) } else { costs.print() }
+    } else if let Some(name) = &args.launches {
         print_launches(bucket(name)?);
     } else if let Some(name) = &args.memory {
         print_memory(bucket(name)?);
@@ -50,11 +71,6 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
         print_summary(manifest, programs);
     }
     Ok(())
-}
-
-/// Launches whose label stands in layer 0.
-fn launches_per_layer(program: &Program) -> usize {
-    program.launches.iter().filter(|l| l.label.starts_with("layers.0.")).count()
 }
 
 fn ends(programs: &[Program]) -> Option<(&Program, &Program)> {

@@ -3,5 +3,7 @@
 pub mod cache;
 pub mod compare;
 pub mod compile;
+mod costs;
+pub mod fit;
 pub mod inspect;
 pub mod synth;

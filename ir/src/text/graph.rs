@@ -12,28 +12,36 @@
 //! ```
 
 use super::lexer::{Lexer, Token};
-use super::{ParseError, parse_symbol, parse_type, print_symbols, print_type, quote};
+use super::{ParseError, parse_symbol, parse_types, print_symbols, print_type, quote};
 use crate::graph::{Graph, Node, NodeKind, ValueId};
 use crate::op::{Attr, AttrKind, Op};
+use crate::types::Symbol;
 
 /// Prints a graph.
 pub fn print_graph(graph: &Graph) -> String {
     let mut out = format!("graph {} {{\n", quote(&graph.name));
     print_symbols(&graph.symbols, &mut out);
-    for (value, node) in graph.values() {
-        out.push_str(&format!("  {value} = {} : {}", print_definition(node), print_type(&node.ty, &graph.symbols)));
-        node.more.iter().for_each(|ty| out.push_str(&format!(", {}", print_type(ty, &graph.symbols))));
-        if node.op().is_some() && !node.name.is_empty() {
-            out.push(' ');
-            out.push_str(&quote(&node.name));
-        }
-        out.push('\n');
+    for (value, _) in graph.values() {
+        out.push_str(&format!("  {}\n", print_node(graph, value)));
     }
     for (name, value) in &graph.outputs {
         out.push_str(&format!("  output {} {value}\n", quote(name)));
     }
     out.push_str("}\n");
     out
+}
+
+/// Prints the line of one node, without its indentation.
+pub fn print_node(graph: &Graph, value: ValueId) -> String {
+    let node = graph.node(value);
+    let types: Vec<String> =
+        [&node.ty].into_iter().chain(&node.more).map(|ty| print_type(ty, &graph.symbols)).collect();
+    let mut line = format!("{value} = {} : {}", print_definition(node), types.join(", "));
+    if node.op().is_some() && !node.name.is_empty() {
+        line.push(' ');
+        line.push_str(&quote(&node.name));
+    }
+    line
 }
 
 fn print_definition(node: &Node) -> String {
@@ -101,6 +109,11 @@ fn parse_node(lexer: &mut Lexer, graph: &Graph) -> Result<Node, ParseError> {
         return Err(lexer.error_before(format!("values are numbered in order: expected %{}", graph.nodes.len())));
     }
     lexer.punctuation("=")?;
+    parse_definition(lexer, &graph.symbols)
+}
+
+/// What stands after `%N =`.
+pub(super) fn parse_definition(lexer: &mut Lexer, symbols: &[Symbol]) -> Result<Node, ParseError> {
     let word = lexer.word()?;
     let (kind, mut name) = match word.as_str() {
         "input" => (NodeKind::Input, lexer.string()?),
@@ -118,11 +131,9 @@ fn parse_node(lexer: &mut Lexer, graph: &Graph) -> Result<Node, ParseError> {
         _ => (parse_op(lexer, &word)?, String::new()),
     };
     lexer.punctuation(":")?;
-    let ty = parse_type(lexer, &graph.symbols)?;
-    let mut more = Vec::new();
-    while lexer.accept(",")? {
-        more.push(parse_type(lexer, &graph.symbols)?);
-    }
+    let mut types = parse_types(lexer, symbols)?;
+    let more = types.split_off(1);
+    let ty = types.remove(0);
     if matches!(kind, NodeKind::Op { .. }) && matches!(lexer.peek()?, Token::Text(_)) {
         name = lexer.string()?;
     }
@@ -130,10 +141,7 @@ fn parse_node(lexer: &mut Lexer, graph: &Graph) -> Result<Node, ParseError> {
 }
 
 fn parse_op(lexer: &mut Lexer, name: &str) -> Result<NodeKind, ParseError> {
-    let op = Op::from_name(name).ok_or_else(|| {
-        let known: Vec<_> = crate::op::OPS.iter().map(|d| d.name).collect();
-        lexer.error_before(format!("unknown op {name}; known: {}", known.join(", ")))
-    })?;
+    let op = Op::from_name(name).ok_or_else(|| lexer.error_before(unknown_op(name)))?;
     let mut operands = Vec::new();
     lexer.list("(", ")", |l| {
         let absent = matches!(l.peek()?, Token::Word(word) if word == "_");
@@ -154,6 +162,31 @@ fn parse_op(lexer: &mut Lexer, name: &str) -> Result<NodeKind, ParseError> {
         })?;
     }
     Ok(NodeKind::Op { op, operands, attributes })
+}
+
+/// Names the op that differs least, if it differs by few letters.
+fn unknown_op(name: &str) -> String {
+    let nearest = crate::op::OPS.iter().map(|d| (edit_distance(name, d.name), d.name)).min();
+    match nearest {
+        Some((distance, known)) if distance <= 1 + name.len() / 4 => {
+            format!("unknown op {name}; did you mean {known}?")
+        }
+        _ => format!("unknown op {name}"),
+    }
+}
+
+/// Letters to insert, drop or replace to make one word of the other (Levenshtein).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[row.len() - 1]
 }
 
 fn parse_attr(lexer: &mut Lexer, kind: AttrKind) -> Result<Attr, ParseError> {

@@ -68,6 +68,28 @@ impl<'a> Lexer<'a> {
         Ok(token)
     }
 
+    /// Byte where the next token begins.
+    pub fn position(&mut self) -> usize {
+        if let Some((_, start)) = self.ahead {
+            return start;
+        }
+        self.skip_blanks();
+        self.at
+    }
+
+    /// Goes on after the line that the byte `at` stands in.
+    pub fn resume_after_line(&mut self, at: usize) {
+        self.ahead = None;
+        self.at = self.text[at..].find('\n').map_or(self.text.len(), |length| at + length + 1);
+        self.last = self.at;
+    }
+
+    /// An error at the next token.
+    pub fn error_here(&mut self, message: &str) -> ParseError {
+        let at = self.position();
+        self.error_at(at, message.into())
+    }
+
     /// An error at the token taken last.
     pub fn error_before(&self, message: String) -> ParseError {
         self.error_at(self.last, message)
@@ -185,11 +207,11 @@ impl<'a> Lexer<'a> {
         Ok((token, start))
     }
 
-    /// Blanks and `//` comments to the end of the line.
+    /// Blanks and comments, from `;` to the end of the line.
     fn skip_blanks(&mut self) {
         loop {
             self.take_while(char::is_whitespace);
-            if !self.text[self.at..].starts_with("//") {
+            if !self.text[self.at..].starts_with(';') {
                 return;
             }
             self.take_while(|c| c != '\n');

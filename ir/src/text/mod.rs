@@ -1,14 +1,19 @@
 //! The text form of graphs and programs. Printing and parsing are inverse: `parse(print(x)) == x`.
 //!
 //! The form is the test form and the artifact's form, so it is strict: one spelling for each thing, errors with line and
-//! column. A parsed graph or program is well-formed as text only; [`crate::verify`] says whether it makes sense.
+//! column. A comment is from `;` to the end of its line. A parsed graph or program is well-formed as text only; [`crate::verify`] says
+//! whether it makes sense. [`read_graph`] and [`read_program`] do both and say everything that is wrong at once.
 
+mod diagnostics;
 mod graph;
 mod lexer;
 mod program;
+mod reader;
 
-pub use graph::{parse_graph, print_graph};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use graph::{parse_graph, print_graph, print_node};
 pub use program::{parse_program, print_program};
+pub use reader::{read_graph, read_planned_program, read_program};
 
 use crate::types::{DType, Dim, Symbol, SymbolId, TensorType};
 use lexer::{Lexer, Token};
@@ -91,4 +96,13 @@ fn parse_type(lexer: &mut Lexer, symbols: &[Symbol]) -> Result<TensorType, Parse
         Ok(())
     })?;
     Ok(TensorType { dtype, shape })
+}
+
+/// `TYPE, …`, at least one.
+fn parse_types(lexer: &mut Lexer, symbols: &[Symbol]) -> Result<Vec<TensorType>, ParseError> {
+    let mut types = vec![parse_type(lexer, symbols)?];
+    while lexer.accept(",")? {
+        types.push(parse_type(lexer, symbols)?);
+    }
+    Ok(types)
 }

@@ -81,7 +81,7 @@ pub fn parse_program(text: &str) -> Result<Program, ParseError> {
     }
 }
 
-fn parse_item(lexer: &mut Lexer, program: &mut Program) -> Result<(), ParseError> {
+pub(super) fn parse_item(lexer: &mut Lexer, program: &mut Program) -> Result<(), ParseError> {
     let word = lexer.word()?;
     match word.as_str() {
         "sym" => program.symbols.push(parse_symbol(lexer)?),

@@ -37,7 +37,7 @@ pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
 }
 
 /// An operation on two numbers, and the limit that some have. Must be `#[inline(always)]`.
-trait Operation {
+pub(super) trait Operation {
     fn apply(a: f32, b: f32, limit: f32) -> f32;
 }
 
@@ -59,7 +59,7 @@ impl Operation for Mul {
     }
 }
 
-struct SiluMul;
+pub(super) struct SiluMul;
 
 impl Operation for SiluMul {
     #[inline(always)]
@@ -68,7 +68,7 @@ impl Operation for SiluMul {
     }
 }
 
-struct GeluTanhMul;
+pub(super) struct GeluTanhMul;
 
 impl Operation for GeluTanhMul {
     #[inline(always)]
@@ -77,7 +77,7 @@ impl Operation for GeluTanhMul {
     }
 }
 
-struct GeluMul;
+pub(super) struct GeluMul;
 
 impl Operation for GeluMul {
     #[inline(always)]
@@ -87,7 +87,7 @@ impl Operation for GeluMul {
 }
 
 /// The squared rectifier (So et al., "Primer", 2021).
-struct Relu2Mul;
+pub(super) struct Relu2Mul;
 
 impl Operation for Relu2Mul {
     #[inline(always)]
@@ -98,7 +98,7 @@ impl Operation for Relu2Mul {
 }
 
 /// The gate of gpt-oss.
-struct ClampedSwigluMul;
+pub(super) struct ClampedSwigluMul;
 
 impl Operation for ClampedSwigluMul {
     #[inline(always)]

@@ -40,14 +40,19 @@ impl Body for Combine {
                 let out = std::slice::from_raw_parts_mut(p.out.add(token * cols + first), count);
                 out.fill(0.0);
                 for pair in token * slots..(token + 1) * slots {
-                    let weight = *p.weights.add(pair);
                     let y = std::slice::from_raw_parts(p.y.add(pair * cols + first), count);
-                    for (out, &y) in out.iter_mut().zip(y) {
-                        *out = weight.mul_add(y, *out);
-                    }
+                    accumulate(*p.weights.add(pair), y, out);
                 }
             }
         }
+    }
+}
+
+/// `sum += weight · y`, one fused multiply-add an element.
+#[inline(always)]
+pub(super) fn accumulate(weight: f32, y: &[f32], sum: &mut [f32]) {
+    for (sum, &y) in sum.iter_mut().zip(y) {
+        *sum = weight.mul_add(y, *sum);
     }
 }
 

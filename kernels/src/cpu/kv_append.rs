@@ -40,21 +40,66 @@ impl<T: KvElement> Body for KvAppend<T> {
             let (kv_heads, head_dim) = (p.kv_heads as usize, p.head_dim as usize);
             let planes = if p.v.is_null() { kv::KEYS } else { kv::KEYS_AND_VALUES };
             for token in blocks.start..blocks.end.min(p.tokens as usize) {
-                let position = *p.positions.add(token) as usize;
-                let row = *p.sequences.add(token) as usize * p.page_table_stride as usize;
-                let page = *p.page_table.add(row + position / PAGE) as usize;
-                let base = p.kv.cast::<T>().add(page * kv::page_elements(planes, kv_heads, head_dim));
+                let slot = Slot::<T>::of(p, token, planes);
                 for head in 0..kv_heads {
                     let from = (token * kv_heads + head) * head_dim;
-                    let keys = base.add(kv::keys(head, head_dim) + position % PAGE);
-                    write::<T, PAGE>(p.k.add(from), head_dim, keys);
+                    slot.write_key(head, p.k.add(from));
                     if planes == kv::KEYS_AND_VALUES {
-                        let values = base.add(kv::values(head, kv_heads, head_dim) + position % PAGE * head_dim);
-                        write::<T, 1>(p.v.add(from), head_dim, values);
+                        slot.write_value(head, p.v.add(from));
                     }
                 }
             }
         }
+    }
+}
+
+/// A token's place in the cache.
+pub(super) struct Slot<T> {
+    /// The token's page.
+    page: *mut T,
+    /// Its place in it.
+    index: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl<T: KvElement> Slot<T> {
+    /// Of a token of a launch; `k` and `v` are not read.
+    ///
+    /// # Safety
+    /// Metadata and page table must be valid, and the pages have as many planes.
+    #[inline(always)]
+    pub unsafe fn of(p: &KvAppendParams, token: usize, planes: usize) -> Slot<T> {
+        let (kv_heads, head_dim) = (p.kv_heads as usize, p.head_dim as usize);
+        // SAFETY: as the caller says.
+        unsafe {
+            let position = *p.positions.add(token) as usize;
+            let row = *p.sequences.add(token) as usize * p.page_table_stride as usize;
+            let page = *p.page_table.add(row + position / PAGE) as usize;
+            let page = p.kv.cast::<T>().add(page * kv::page_elements(planes, kv_heads, head_dim));
+            Slot { page, index: position % PAGE, kv_heads, head_dim }
+        }
+    }
+
+    /// Rounds and writes the key of a head.
+    ///
+    /// # Safety
+    /// The head exists, `from` has its dimensions.
+    #[inline(always)]
+    pub unsafe fn write_key(&self, head: usize, from: *const f32) {
+        // SAFETY: as the caller says.
+        unsafe { write::<T, PAGE>(from, self.head_dim, self.page.add(kv::keys(head, self.head_dim) + self.index)) }
+    }
+
+    /// Rounds and writes the value of a head, of pages that hold values.
+    ///
+    /// # Safety
+    /// As [`Slot::write_key`].
+    #[inline(always)]
+    pub unsafe fn write_value(&self, head: usize, from: *const f32) {
+        let at = kv::values(head, self.kv_heads, self.head_dim) + self.index * self.head_dim;
+        // SAFETY: as the caller says.
+        unsafe { write::<T, 1>(from, self.head_dim, self.page.add(at)) }
     }
 }
 

@@ -38,16 +38,26 @@ impl Body for LayerNorm {
             let bias = if p.bias.is_null() { None } else { Some(std::slice::from_raw_parts(p.bias, cols)) };
             for row in blocks.start * BLOCK_ROWS..rows.min(blocks.end * BLOCK_ROWS) {
                 let x = std::slice::from_raw_parts(p.x.add(row * cols), cols);
-                let mean = sum(x) / cols as f32;
-                let scale = 1.0 / (centred_square_sum(x, mean) / cols as f32 + p.eps).sqrt();
                 let out = std::slice::from_raw_parts_mut(p.out.add(row * cols), cols);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = (x - mean) * scale * w;
-                }
-                if let Some(bias) = bias {
-                    out.iter_mut().zip(bias).for_each(|(out, b)| *out += b);
-                }
+                normalise(x, weight, bias, p.eps, out);
             }
+        }
+    }
+}
+
+/// One row, of as many columns as `weight` has.
+#[inline(always)]
+pub(super) fn normalise(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    let cols = x.len();
+    let mean = sum(x) / cols as f32;
+    let scale = 1.0 / (centred_square_sum(x, mean) / cols as f32 + eps).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = (x - mean) * scale * w;
+    }
+    if let Some(bias) = bias {
+        // No closure: it would not inherit the instruction set.
+        for (out, b) in out.iter_mut().zip(bias) {
+            *out += b;
         }
     }
 }

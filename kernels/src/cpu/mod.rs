@@ -9,9 +9,14 @@ use std::ops::Range;
 
 pub mod attention;
 pub mod binary;
+pub mod column_partials;
 pub mod combine;
+pub mod combine_add;
+pub mod combine_down;
 pub mod concat;
 pub mod embedding;
+pub mod finish_logits;
+pub mod gate_up;
 pub mod gather_rows;
 pub mod grouped_matmul;
 pub mod isa;
@@ -20,14 +25,26 @@ pub mod kv_append;
 pub mod layer_norm;
 mod math;
 pub mod matmul;
+pub mod norm_add;
+pub mod norm_quantize;
+mod panel_sums;
 pub mod permute_columns;
+pub mod project;
+pub mod qkv;
 pub mod quantize_rows;
+mod residual;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod router;
 pub mod router_weights;
+#[cfg(test)]
+mod row_tests;
+pub mod scale_columns;
+pub mod scale_rows;
 pub mod sigmoid_gate;
 mod simd;
+pub mod square_sums;
 pub mod unary;
 
 /// A launchable CPU kernel: executes the blocks `blocks` of a launch with the parameters `params`.

@@ -54,10 +54,22 @@ impl<const SHARED: bool> Body for QuantizeRows<SHARED> {
             let row_bytes = super::matmul::integer_row_bytes(cols);
             for row in blocks.start * BLOCK_ROWS..rows.min(blocks.end * BLOCK_ROWS) {
                 let x = params.x.add(row * cols);
-                let shared = if SHARED { Some(row_greatest::<S>(x, cols).max(ROW_SMALLEST)) } else { None };
-                quantize_row::<S>(x, cols, shared, params.out.cast::<u8>().add(row * row_bytes));
+                quantize::<S, SHARED>(x, cols, params.out.cast::<u8>().add(row * row_bytes));
             }
         }
+    }
+}
+
+/// Rounds the `cols` values at `x` to the q8x32 row at `out`; with `SHARED`, one scale serves the row.
+///
+/// # Safety
+/// Needs the instruction set `S`; both are valid, the row for the bytes of `cols` columns.
+#[inline(always)]
+pub(super) unsafe fn quantize<S: Simd, const SHARED: bool>(x: *const f32, cols: usize, out: *mut u8) {
+    // SAFETY: passed on.
+    unsafe {
+        let shared = if SHARED { Some(row_greatest::<S>(x, cols).max(ROW_SMALLEST)) } else { None };
+        quantize_row::<S>(x, cols, shared, out);
     }
 }
 

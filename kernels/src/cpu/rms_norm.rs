@@ -36,14 +36,34 @@ impl Body for RmsNorm {
             let weight = std::slice::from_raw_parts(p.weight, cols);
             for row in blocks.start * BLOCK_ROWS..rows.min(blocks.end * BLOCK_ROWS) {
                 let x = std::slice::from_raw_parts(p.x.add(row * cols), cols);
-                let scale = 1.0 / (square_sum::<S>(x) / cols as f32 + p.eps).sqrt();
                 let out = std::slice::from_raw_parts_mut(p.out.add(row * cols), cols);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * scale * w;
-                }
+                normalise::<S>(x, weight, p.eps, out);
             }
         }
     }
+}
+
+/// One row, of as many columns as `weight` has.
+///
+/// # Safety
+/// Needs the instruction set `S`.
+#[inline(always)]
+pub(super) unsafe fn normalise<S: Simd>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    // SAFETY: passed on.
+    let scale = unsafe { reciprocal_rms::<S>(x, eps) };
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * w;
+    }
+}
+
+/// What a row is multiplied by: 1 / √(mean(x²) + eps).
+///
+/// # Safety
+/// Needs the instruction set `S`.
+#[inline(always)]
+pub(super) unsafe fn reciprocal_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    // SAFETY: passed on.
+    1.0 / (unsafe { square_sum::<S>(x) } / x.len() as f32 + eps).sqrt()
 }
 
 /// Σ x².

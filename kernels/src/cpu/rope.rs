@@ -40,12 +40,7 @@ impl Body for Rope {
             let table = std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<f32>(), 2 * pairs);
             let (sin, cos) = table.split_at_mut(pairs);
             for token in blocks.start..blocks.end.min(p.tokens as usize) {
-                let position = *p.positions.add(token) as f32;
-                let inv_freq = std::slice::from_raw_parts(p.inv_freq.add(table_of(p, token) * pairs), pairs);
-                for ((s, c), f) in sin.iter_mut().zip(&mut *cos).zip(inv_freq) {
-                    let (sin, cos) = math::sin_cos(f64::from(position * f));
-                    (*s, *c) = (sin * p.scale, cos * p.scale);
-                }
+                angles(p, token, sin, cos);
                 let width = (p.heads * p.head_dim) as usize;
                 let (x, out) = (p.x.add(token * width), p.out.add(token * width));
                 for head in 0..p.heads as usize {
@@ -53,6 +48,24 @@ impl Body for Rope {
                     turn(p, x.add(at), out.add(at), sin, cos);
                 }
             }
+        }
+    }
+}
+
+/// Sine and cosine of each pair's angle at a token's position, by the launch's scale.
+///
+/// # Safety
+/// The token is of the launch, whose positions and frequencies are valid; both slices have a place a pair.
+#[inline(always)]
+pub(super) unsafe fn angles(p: &RopeParams, token: usize, sin: &mut [f32], cos: &mut [f32]) {
+    let pairs = p.pairs as usize;
+    // SAFETY: as the caller says.
+    unsafe {
+        let position = *p.positions.add(token) as f32;
+        let inv_freq = std::slice::from_raw_parts(p.inv_freq.add(table_of(p, token) * pairs), pairs);
+        for ((s, c), f) in sin.iter_mut().zip(cos).zip(inv_freq) {
+            let (sin, cos) = math::sin_cos(f64::from(position * f));
+            (*s, *c) = (sin * p.scale, cos * p.scale);
         }
     }
 }
@@ -76,7 +89,7 @@ unsafe fn table_of(p: &RopeParams, token: usize) -> usize {
 /// # Safety
 /// `x` and `out` point to a head's dimensions; they may be equal.
 #[inline(always)]
-unsafe fn turn(p: &RopeParams, x: *const f32, out: *mut f32, sin: &[f32], cos: &[f32]) {
+pub(super) unsafe fn turn(p: &RopeParams, x: *const f32, out: *mut f32, sin: &[f32], cos: &[f32]) {
     let (pairs, dim) = (sin.len(), p.head_dim as usize);
     // SAFETY: the caller says so; 2 · pairs is at most the head's dimension.
     unsafe {

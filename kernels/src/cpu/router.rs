@@ -56,18 +56,31 @@ impl<const SIGMOID: bool> Body for Router<SIGMOID> {
             let p = &*params.cast::<RouterParams>();
             let (experts, slots) = (p.experts as usize, p.slots as usize);
             let (_, ranks, _) = scratch.align_to_mut::<u64>();
-            let (ranks, group_ranks) = ranks[..2 * experts].split_at_mut(experts);
             let bias = (!p.bias.is_null()).then(|| std::slice::from_raw_parts(p.bias, experts));
             for token in blocks.start * BLOCK_TOKENS..(p.tokens as usize).min(blocks.end * BLOCK_TOKENS) {
                 let logits = std::slice::from_raw_parts(p.logits.add(token * experts), experts);
-                rank_experts::<SIGMOID>(logits, bias, ranks);
-                if p.groups > 1 {
-                    exclude_groups::<SIGMOID>(ranks, group_ranks, p.groups as usize, p.top_groups as usize);
-                }
-                write_best(ranks, std::slice::from_raw_parts_mut(p.out.add(token * slots), slots));
+                let out = std::slice::from_raw_parts_mut(p.out.add(token * slots), slots);
+                select_experts::<SIGMOID>(logits, bias, (p.groups, p.top_groups), ranks, out);
             }
         }
     }
+}
+
+/// The best experts of one token; `ranks` holds two numbers an expert.
+#[inline(always)]
+pub(super) fn select_experts<const SIGMOID: bool>(
+    logits: &[f32],
+    bias: Option<&[f32]>,
+    (groups, top_groups): (u32, u32),
+    ranks: &mut [u64],
+    out: &mut [i32],
+) {
+    let (ranks, group_ranks) = ranks[..2 * logits.len()].split_at_mut(logits.len());
+    rank_experts::<SIGMOID>(logits, bias, ranks);
+    if groups > 1 {
+        exclude_groups::<SIGMOID>(ranks, group_ranks, groups as usize, top_groups as usize);
+    }
+    write_best(ranks, out);
 }
 
 /// The rank of an expert or group of this score.

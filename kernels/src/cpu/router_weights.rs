@@ -23,9 +23,9 @@ pub const VARIANTS: &[&str] = super::router::VARIANTS;
 /// Tokens in a block of the grid.
 const BLOCK_TOKENS: usize = 8;
 
-const SOFTMAX: u8 = 0;
-const SIGMOID: u8 = 1;
-const SPARSEMIXER: u8 = 2;
+pub(super) const SOFTMAX: u8 = 0;
+pub(super) const SIGMOID: u8 = 1;
+pub(super) const SPARSEMIXER: u8 = 2;
 
 /// Blocks of the launch's grid.
 pub fn blocks(params: &RouterWeightsParams) -> usize {
@@ -55,11 +55,23 @@ impl<const SCORING: u8> Body for RouterWeights<SCORING> {
                 let logits = std::slice::from_raw_parts(p.logits.add(token * experts), experts);
                 let selected = std::slice::from_raw_parts(p.selected.add(token * slots), slots);
                 let out = std::slice::from_raw_parts_mut(p.out.add(token * slots), slots);
-                weigh::<SCORING>(logits, selected, p.jitter, out);
-                finish(out, p.renormalise != 0, p.scale);
+                weigh_experts::<SCORING>(logits, selected, p.jitter, (p.renormalise != 0, p.scale), out);
             }
         }
     }
+}
+
+/// The weights of one token's selected experts.
+#[inline(always)]
+pub(super) fn weigh_experts<const SCORING: u8>(
+    logits: &[f32],
+    selected: &[i32],
+    jitter: f32,
+    (renormalise, scale): (bool, f32),
+    out: &mut [f32],
+) {
+    weigh::<SCORING>(logits, selected, jitter, out);
+    finish(out, renormalise, scale);
 }
 
 /// Writes the selected experts' weights as they come out of the scoring.

@@ -31,7 +31,7 @@ pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
 }
 
 /// An operation on a number and the launch's value. Must be `#[inline(always)]`.
-trait Operation {
+pub(super) trait Operation {
     fn apply(x: f32, value: f32) -> f32;
 }
 
@@ -44,7 +44,8 @@ impl Operation for Scale {
     }
 }
 
-struct Softcap;
+/// `value · tanh(x / value)`.
+pub(super) struct Softcap;
 
 impl Operation for Softcap {
     #[inline(always)]

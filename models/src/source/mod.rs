@@ -34,6 +34,8 @@ pub struct Checkpoint {
     metadata: Metadata,
     files: Vec<DataFile>,
     tensors: TensorTable,
+    /// Whether there are no tensors, only what a configuration says of them.
+    assumed: bool,
 }
 
 impl Checkpoint {
@@ -61,12 +63,38 @@ impl Checkpoint {
     fn open_folder(path: &Path) -> Result<Checkpoint, ModelError> {
         let config = Config::read(&path.join("config.json"))?;
         let (files, tensors) = safetensors::open(path)?;
-        Ok(Checkpoint { path: path.into(), metadata: Metadata::HuggingFace(config), files, tensors })
+        Ok(Checkpoint { path: path.into(), metadata: Metadata::HuggingFace(config), files, tensors, assumed: false })
     }
 
     fn open_gguf(path: &Path) -> Result<Checkpoint, ModelError> {
         let (file, metadata, tensors) = gguf::open(path)?;
-        Ok(Checkpoint { path: path.into(), metadata: Metadata::Gguf(metadata), files: vec![file], tensors })
+        let metadata = Metadata::Gguf(metadata);
+        Ok(Checkpoint { path: path.into(), metadata, files: vec![file], tensors, assumed: false })
+    }
+
+    /// As [`Checkpoint::open`], but a folder with `config.json` and no weights will do: a graph can be made of it, and what the
+    /// weights' headers would say of formats is assumed from the configuration. No weight can be read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_description(path: impl AsRef<Path>) -> Result<Checkpoint, ModelError> {
+        let path = path.as_ref();
+        let file = path.join("config.json");
+        if file.is_file() && !safetensors::is_present(path) && gguf_files(path)?.is_empty() {
+            return Ok(Checkpoint::from_config(path, Config::read(&file)?));
+        }
+        Checkpoint::open(path)
+    }
+
+    /// What a configuration describes, without weights; `path` is named in messages.
+    pub fn from_config(path: &Path, config: Config) -> Checkpoint {
+        let (files, tensors) = (Vec::new(), TensorTable::default());
+        Checkpoint { path: path.into(), metadata: Metadata::HuggingFace(config), files, tensors, assumed: true }
+    }
+
+    /// Whether it is a configuration alone.
+    pub fn is_assumed(&self) -> bool {
+        self.assumed
     }
 
     /// The folder or file that was opened.

@@ -19,6 +19,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::source::Checkpoint;
 pub use error::SynthError;
 use folder::StagedFolder;
 pub use presets::{PRESETS, Preset, preset};
@@ -89,6 +90,21 @@ impl Preset {
     /// Never for an entry of [`PRESETS`].
     pub fn parameters(&self) -> Result<ParameterCount, SynthError> {
         Ok(shape::count(&shape::weights(&self.parse(None)?)?))
+    }
+
+    /// The model that would be written as bf16, without its weights: a graph can be made of it at once.
+    ///
+    /// # Errors
+    /// A number of layers out of range.
+    pub fn describe(&self, layers: Option<u64>) -> Result<Checkpoint, SynthError> {
+        let parsed = self.parse(layers)?;
+        let fields = parsed.fields();
+        let ids = SpecialIds::of(fields.size("vocab_size")?);
+        let mut config = self.object()?;
+        complete(&mut config, fields.size("num_hidden_layers")?, WeightFormat::BF16, ids);
+        let text = serde_json::to_vec(&config).map_err(|e| SynthError::json("config.json", e))?;
+        let config = Config::parse(parsed.file(), &text)?;
+        Ok(Checkpoint::from_config(Path::new(self.name), config))
     }
 
     /// The configuration, with another number of layers if given.

@@ -6,6 +6,7 @@
 //! it will be; the [`WeightReader`] gives its rows. Integers of quantised checkpoints are carried over, never requantised.
 
 mod assembler;
+mod assumed;
 mod columnwise;
 mod floats;
 mod groups;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use ir::types::DType;
 
 use super::MatrixSource;
+use super::assumed::AssumedFormats;
 use super::columnwise::column_order;
 use super::scheme::Scheme;
 use super::stored::{Stored, find};
@@ -17,6 +18,8 @@ use crate::source::Checkpoint;
 pub struct Resolver<'a> {
     checkpoint: &'a Checkpoint,
     scheme: Scheme,
+    /// What takes the place of headers in a checkpoint that is a configuration alone.
+    assumed: Option<AssumedFormats>,
     /// Modules found before: experts of a fused tensor, parts of a fused projection and many heads ask for one.
     found: RefCell<HashMap<String, Stored>>,
     orders: RefCell<Orders>,
@@ -55,9 +58,11 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// A `quantization_config` of an unknown method or with settings that are not supported, by field.
     pub fn new(checkpoint: &'a Checkpoint) -> Result<Resolver<'a>, ModelError> {
+        let scheme = Scheme::of(checkpoint)?;
         Ok(Resolver {
             checkpoint,
-            scheme: Scheme::of(checkpoint)?,
+            scheme,
+            assumed: AssumedFormats::of(checkpoint, scheme)?,
             found: RefCell::default(),
             orders: RefCell::default(),
         })
@@ -65,6 +70,9 @@ impl<'a> Resolver<'a> {
 
     /// Whether the checkpoint has a module, in any form, or a bare tensor of that name.
     pub fn has(&self, module: &str) -> bool {
+        if let Some(assumed) = &self.assumed {
+            return assumed.has(module);
+        }
         const SUFFIXES: [&str; 5] = ["", ".weight", ".qweight", ".weight_packed", "_blocks"];
         SUFFIXES.iter().any(|suffix| self.checkpoint.find(&format!("{module}{suffix}")).is_some())
     }
@@ -84,6 +92,12 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// Tensors that are missing or of another shape or type.
     pub fn matrix(&self, source: &MatrixSource, rows: u64, cols: u64) -> Result<ResolvedMatrix, ModelError> {
+        if let Some(assumed) = &self.assumed {
+            // The columns of a transpose are rows of what is stored.
+            let stored_cols = if source.transposed { rows } else { cols };
+            let dtype = output_format(source, assumed.dtype(&source.module, stored_cols));
+            return Ok(ResolvedMatrix { dtype, column_order: None });
+        }
         let stored = self.stored(&source.module)?;
         self.check_shape(source, &stored, rows, cols)?;
         // A transpose has its columns put back: they are its rows.
@@ -169,5 +183,9 @@ impl<'a> Resolver<'a> {
 
 /// The format a source's rows are given in: the stored one, but for transposes of what is stored in blocks.
 pub(super) fn output_dtype(source: &MatrixSource, stored: &Stored) -> DType {
-    if source.transposed && stored.dtype.is_block() { DType::F32 } else { stored.dtype }
+    output_format(source, stored.dtype)
+}
+
+fn output_format(source: &MatrixSource, stored: DType) -> DType {
+    if source.transposed && stored.is_block() { DType::F32 } else { stored }
 }

@@ -8,6 +8,7 @@ use ir::op::PAGE_TOKENS;
 use ir::program::{Access, Arg, Binding, Launch, Program};
 use ir::types::{DType, Dim, TensorType};
 use kernels::catalog::{self, FieldKind};
+use kernels::cpu::project::ROUTER_TYPES;
 
 use super::error::Fault;
 use super::extents::{self, Call, Extents, Pointer, Role};
@@ -354,7 +355,16 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
     let program = site.program;
     let wrong = |expected: &str| Err(Fault::mismatch(expected, "another kind of argument"));
     match (pointer.role, arg) {
-        (Role::OptionalValues | Role::OptionalIndexes | Role::OptionalMetadata(_), Arg::Null) => Ok(None),
+        (
+            Role::OptionalValues
+            | Role::OptionalIndexes
+            | Role::OptionalMetadata(_)
+            | Role::OptionalResult(_)
+            | Role::OptionalPacked
+            | Role::OptionalRouter
+            | Role::OptionalPagesWritten,
+            Arg::Null,
+        ) => Ok(None),
         (Role::Values | Role::OptionalValues, Arg::Buffer(id, Access::Read | Access::Update)) => {
             Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
         }
@@ -375,18 +385,22 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
             weight_bytes(site, *i, Layout::Plain)
         }
         (Role::Indexes | Role::OptionalIndexes, _) => wrong("a buffer of i32 that is read, or a plain weight of i32"),
-        (Role::Packed, Arg::Weight(i)) => {
+        (Role::Packed | Role::OptionalPacked, Arg::Weight(i)) => {
             check_stored_type(site, site.program.weights[*i as usize].ty.dtype.name())?;
             weight_bytes(site, *i, Layout::Rows16)
         }
-        (Role::Packed, _) => wrong("a packed weight"),
+        (Role::OptionalRouter, Arg::Weight(i)) => {
+            check_router_type(site, site.program.weights[*i as usize].ty.dtype)?;
+            weight_bytes(site, *i, Layout::Rows16)
+        }
+        (Role::Packed | Role::OptionalPacked | Role::OptionalRouter, _) => wrong("a packed weight"),
         (Role::Metadata(name) | Role::OptionalMetadata(name), Arg::Input(i))
             if program.inputs[*i as usize].name == name =>
         {
             metadata_bytes(site, pointer, *i)
         }
         (Role::Metadata(name) | Role::OptionalMetadata(name), _) => wrong(&format!("input {name:?}")),
-        (Role::Result(in_place), Arg::Buffer(id, Access::Write | Access::Update)) => {
+        (Role::Result(in_place) | Role::OptionalResult(in_place), Arg::Buffer(id, Access::Write | Access::Update)) => {
             let same = |(_, a): &&(String, Arg)| matches!(a, Arg::Buffer(other, _) if other == id);
             let clash = |(name, _): &(String, Arg)| name != pointer.field && !in_place.contains(&name.as_str());
             if let Some((name, _)) = site.launch.args.iter().filter(same).find(|a| clash(a)) {
@@ -394,24 +408,42 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
             }
             Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
         }
-        (Role::Result(_), _) => wrong("a buffer that is written"),
+        (Role::Result(_) | Role::OptionalResult(_), _) => wrong("a buffer that is written"),
         (Role::PagesRead, Arg::State(_, Access::Read))
-        | (Role::PagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
-            check_stored_type(site, site.pages.dtype)?;
+        | (Role::PagesWritten | Role::OptionalPagesWritten, Arg::State(_, Access::Update | Access::Write)) => {
+            check_page_type(site)?;
             Ok(Some(site.pages.bytes))
         }
         (Role::PagesRead, _) => wrong("a state that is read"),
-        (Role::PagesWritten, _) => wrong("a state that is updated"),
+        (Role::PagesWritten | Role::OptionalPagesWritten, _) => wrong("a state that is updated"),
     }
 }
 
-/// A variant's name starts with the type of the weight or of the pages.
-fn check_stored_type(site: &Site, stored: &str) -> Result<(), Fault> {
-    let variant = &site.launch.variant;
-    match variant.split('.').next() {
-        Some(first) if first == stored => Ok(()),
-        _ => Err(Fault::mismatch(format!("a variant for {stored}"), format!("variant {variant:?}"))),
+/// The number of a router's type is that of the weight.
+fn check_router_type(site: &Site, stored: DType) -> Result<(), Fault> {
+    let number = ROUTER_TYPES.iter().position(|dtype| *dtype == stored);
+    let expected = number.map(|n| Arg::Size(vec![Dim::Const(n as u64)]));
+    if expected.is_some() && site.arg("router_type") == expected.as_ref() {
+        return Ok(());
     }
+    Err(Fault::Invalid(format!("router_type is not the number of {stored}")))
+}
+
+/// A variant's name starts with the type of the weight.
+fn check_stored_type(site: &Site, stored: &str) -> Result<(), Fault> {
+    check_type(site, site.launch.variant.split('.').next(), stored)
+}
+
+/// A variant's name ends with the type of the pages.
+fn check_page_type(site: &Site) -> Result<(), Fault> {
+    check_type(site, site.launch.variant.split('.').next_back(), site.pages.dtype)
+}
+
+fn check_type(site: &Site, named: Option<&str>, stored: &str) -> Result<(), Fault> {
+    if named == Some(stored) {
+        return Ok(());
+    }
+    Err(Fault::mismatch(format!("a variant for {stored}"), format!("variant {:?}", site.launch.variant)))
 }
 
 fn weight_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {

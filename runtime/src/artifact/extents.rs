@@ -3,9 +3,11 @@
 //! The program verifier knows buffers but not kernels; this table knows kernels. Together they prove, before anything is
 //! executed, that a program read from disk stays inside its memory. A kernel without a row here cannot be loaded.
 
-use ir::op::PAGE_TOKENS;
+use ir::op::{PAGE_TOKENS, PANEL_COLUMNS};
 use ir::quant::{packed_bytes, row_bytes};
 use ir::types::DType;
+use kernels::cpu::gate_up::{ACTIVATIONS, SCORINGS};
+use kernels::cpu::project::ROUTER_TYPES;
 
 /// What stands behind a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +22,24 @@ pub(super) enum Role {
     OptionalIndexes,
     /// A packed weight.
     Packed,
+    /// As [`Role::Packed`], or null.
+    OptionalPacked,
+    /// A packed router of the type that `router_type` numbers, or null.
+    OptionalRouter,
     /// The step's metadata of that name: its indexes are checked in every step.
     Metadata(&'static str),
     /// As [`Role::Metadata`], or null.
     OptionalMetadata(&'static str),
     /// A buffer that is written. It may be the one of these fields.
     Result(&'static [&'static str]),
+    /// As [`Role::Result`], or null.
+    OptionalResult(&'static [&'static str]),
     /// Pages that are read.
     PagesRead,
     /// Pages that are written.
     PagesWritten,
+    /// As [`Role::PagesWritten`], or null.
+    OptionalPagesWritten,
 }
 
 /// One pointer field.
@@ -82,6 +92,11 @@ impl Call<'_> {
         row_bytes(dtype, self.count(cols)?)?.checked_mul(self.count(rows)?)
     }
 
+    /// Bytes of an f32 a row and panel of 16 columns.
+    fn panel_words(&self, rows: &str, cols: &str) -> Option<u64> {
+        self.count(rows)?.checked_mul(self.count(cols)?.div_ceil(PANEL_COLUMNS))?.checked_mul(4)
+    }
+
     fn packed(&self, dtype: DType) -> Option<u64> {
         packed_bytes(dtype, self.count("rows")?, self.count("cols")?)
     }
@@ -95,11 +110,38 @@ impl Call<'_> {
         self.nulls.contains(&field)
     }
 
-    /// Bytes of a page of keys alone (1 plane), or of keys and values (2).
+    /// The last type in a variant.
+    fn last_dtype(&self) -> Option<DType> {
+        DType::from_name(self.variant.split('.').next_back()?)
+    }
+
+    /// Bytes of a page of keys alone (1 plane), or of keys and values (2), in the variant's type.
     fn page(&self, planes: u64) -> Option<u64> {
-        self.product(&["kv_heads", "head_dim"])?
-            .checked_mul(planes * PAGE_TOKENS)?
-            .checked_mul(self.dtype(0)?.element_bytes()?)
+        self.page_of(self.dtype(0)?, planes)
+    }
+
+    fn page_of(&self, dtype: DType, planes: u64) -> Option<u64> {
+        self.product(&["kv_heads", "head_dim"])?.checked_mul(planes * PAGE_TOKENS)?.checked_mul(dtype.element_bytes()?)
+    }
+
+    /// Bytes of a packed matrix whose rows are the dimensions of heads.
+    fn head_rows(&self, heads: &str) -> Option<u64> {
+        packed_bytes(self.dtype(0)?, self.product(&[heads, "head_dim"])?, self.count("cols")?)
+    }
+
+    /// Whether a norm has what it needs: a number there is, weights, and rows of f32.
+    fn norm_is_possible(&self) -> Option<bool> {
+        let is_given = self.count("norm")? != 0 && !self.is_null("norm_weight") && self.dtype(1)? == DType::F32;
+        Some(self.count("norm")? == 0 || is_given && self.count("norm")? <= 3)
+    }
+
+    /// Bytes of the router of an emission, 0 without one.
+    fn router_bytes(&self) -> Option<u64> {
+        if self.is_null("router") {
+            return Some(0);
+        }
+        let dtype = ROUTER_TYPES.get(usize::try_from(self.count("router_type")?).ok()?)?;
+        packed_bytes(*dtype, self.count("router_rows")?, self.count("rows")?)
     }
 
     /// Rows of activations of a kernel with slots: all slots of a token may share one.
@@ -317,6 +359,217 @@ pub(super) const EXTENTS: &[Extents] = &[
         ],
         rules: &[],
     },
+    Extents {
+        kernel: "scale_columns",
+        pointers: &[
+            pointer("x", Role::Values, MATRIX),
+            pointer("w", Role::Values, |c| c.words(&["cols"])),
+            pointer("out", Role::Result(&["x"]), MATRIX),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "square_sums",
+        pointers: &[
+            pointer("x", Role::Values, MATRIX),
+            pointer("out", Role::Result(&[]), |c| c.panel_words("rows", "cols")),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "scale_rows",
+        pointers: &[
+            pointer("y", Role::Values, |c| c.words(&["tokens", "slots", "cols"])),
+            pointer("squares", Role::Values, |c| c.panel_words("tokens", "width")),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("out", Role::Result(&["y"]), |c| c.words(&["tokens", "slots", "cols"])),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "column_partials",
+        pointers: &[
+            pointer("x", Role::Values, |c| c.words(&["tokens", "cols"])),
+            pointer("norm", Role::Values, |c| c.words(&["cols"])),
+            pointer("w", Role::Packed, |c| packed_bytes(c.dtype(0)?, c.count("experts")?, c.count("cols")?)),
+            pointer("out", Role::Result(&[]), |c| c.panel_words("tokens", "cols")?.checked_mul(c.count("experts")?)),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "finish_logits",
+        pointers: &[
+            pointer("partials", Role::Values, |c| c.panel_words("tokens", "width")?.checked_mul(c.count("experts")?)),
+            pointer("squares", Role::Values, |c| c.panel_words("tokens", "width")),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["experts"])),
+            pointer("out", Role::Result(&[]), EXPERTS),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "norm_quantize",
+        pointers: &[
+            pointer("x", Role::Values, MATRIX),
+            pointer("weight", Role::Values, |c| c.words(&["cols"])),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("out", Role::Result(&[]), |c| c.rows(DType::Q8X32, "rows", "cols")),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "norm_add",
+        pointers: &[
+            pointer("x", Role::Values, MATRIX),
+            pointer("weight", Role::Values, |c| c.words(&["cols"])),
+            pointer("residual", Role::Values, MATRIX),
+            pointer("out", Role::Result(&["x", "residual"]), MATRIX),
+            pointer("squares", Role::OptionalResult(&[]), |c| c.panel_words("rows", "cols")),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "combine_add",
+        pointers: &[
+            pointer("y", Role::Values, |c| c.words(&["tokens", "slots", "cols"])),
+            pointer("weights", Role::Values, PAIRS),
+            pointer("residual", Role::Values, |c| c.words(&["tokens", "cols"])),
+            pointer("out", Role::Result(&["residual"]), |c| c.words(&["tokens", "cols"])),
+            pointer("squares", Role::OptionalResult(&[]), |c| c.panel_words("tokens", "cols")),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "combine_down",
+        pointers: &[
+            pointer("h", Role::Values, |c| c.rows(c.dtype(1)?, "tokens", "cols")?.checked_mul(c.count("slots")?)),
+            pointer("w", Role::Packed, |c| c.packed(c.dtype(0)?)?.checked_mul(c.count("matrices")?)),
+            pointer("experts", Role::Indexes, PAIRS),
+            pointer("weights", Role::Values, PAIRS),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["matrices", "rows"])),
+            pointer("residual", Role::OptionalValues, |c| c.words(&["tokens", "rows"])),
+            pointer("out", Role::Result(&["residual"]), |c| c.words(&["tokens", "rows"])),
+            pointer("squares", Role::OptionalResult(&[]), |c| c.panel_words("tokens", "rows")),
+        ],
+        rules: &[],
+    },
+    Extents {
+        kernel: "qkv",
+        pointers: &[
+            pointer("x", Role::Values, |c| c.rows(c.dtype(1)?, "tokens", "cols")),
+            pointer("wq", Role::Packed, |c| c.head_rows("heads")),
+            pointer("wk", Role::OptionalPacked, |c| c.head_rows("kv_heads")),
+            pointer("wv", Role::OptionalPacked, |c| c.head_rows("kv_heads")),
+            pointer("norm_weight", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("norm_bias", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("squares", Role::OptionalValues, |c| c.panel_words("tokens", "cols")),
+            pointer("bq", Role::OptionalValues, |c| c.words(&["heads", "head_dim"])),
+            pointer("bk", Role::OptionalValues, |c| c.words(&["kv_heads", "head_dim"])),
+            pointer("bv", Role::OptionalValues, |c| c.words(&["kv_heads", "head_dim"])),
+            pointer("q_norm", Role::OptionalValues, |c| c.words(&["head_dim"])),
+            pointer("k_norm", Role::OptionalValues, |c| c.words(&["head_dim"])),
+            pointer("positions", Role::OptionalMetadata("positions"), TOKENS),
+            pointer("sequences", Role::OptionalMetadata("sequences"), TOKENS),
+            pointer("page_table", Role::OptionalMetadata("page_table"), TABLE),
+            pointer("inv_freq", Role::OptionalValues, |c| c.words(&["tables", "pairs"])),
+            pointer("table", Role::OptionalMetadata("rope_tables"), TOKENS),
+            pointer("out", Role::Result(&[]), HEADS),
+            pointer("kv", Role::OptionalPagesWritten, |c| c.page_of(c.last_dtype()?, 2)),
+        ],
+        rules: &[
+            ("keys and values must be there together, with cache and metadata, or not at all", |c| {
+                let nulls = ["wk", "wv", "kv"].map(|field| c.is_null(field));
+                let metadata = ["positions", "sequences", "page_table"].iter().all(|field| !c.is_null(field));
+                Some(nulls == [true; 3] || nulls == [false; 3] && metadata)
+            }),
+            ("a norm must be of a kind there is, have weights, and rows of f32", |c| c.norm_is_possible()),
+            ("frequencies must have positions", |c| Some(c.is_null("inv_freq") || !c.is_null("positions"))),
+            ("head_dim must hold all pairs", |c| Some(c.count("pairs")?.checked_mul(2)? <= c.count("head_dim")?)),
+            ("tables must be at least 1", |c| Some(c.is_null("inv_freq") || c.count("tables")? > 0)),
+        ],
+    },
+    Extents {
+        kernel: "project",
+        pointers: &[
+            pointer("x", Role::Values, |c| c.rows(c.dtype(1)?, "tokens", "cols")),
+            pointer("w", Role::Packed, |c| c.packed(c.dtype(0)?)),
+            pointer("norm_weight", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("norm_bias", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("squares", Role::OptionalValues, |c| c.panel_words("tokens", "cols")),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["rows"])),
+            pointer("gate", Role::OptionalValues, TOKENS),
+            pointer("residual", Role::OptionalValues, |c| c.words(&["tokens", "rows"])),
+            pointer("router_norm", Role::OptionalValues, |c| c.words(&["rows"])),
+            pointer("router", Role::OptionalRouter, |c| c.router_bytes()),
+            pointer("out", Role::Result(&["residual"]), |c| c.words(&["tokens", "rows"])),
+            pointer("squares_out", Role::OptionalResult(&[]), |c| c.panel_words("tokens", "rows")),
+            pointer("partials_out", Role::OptionalResult(&[]), |c| {
+                c.panel_words("tokens", "rows")?.checked_mul(c.count("router_rows")?)
+            }),
+        ],
+        rules: &[
+            ("a norm must be of a kind there is, have weights, and rows of f32", |c| c.norm_is_possible()),
+            ("router, router_norm and partials_out must be there together, or not at all", |c| {
+                let nulls = ["router", "router_norm", "partials_out"].map(|field| c.is_null(field));
+                Some(nulls == [true; 3] || nulls == [false; 3])
+            }),
+        ],
+    },
+    Extents {
+        kernel: "gate_up",
+        pointers: &[
+            pointer("x", Role::Values, |c| row_bytes(c.dtype(1)?, c.count("cols")?)?.checked_mul(c.slot_rows()?)),
+            pointer("w_gate", Role::Packed, |c| c.packed(c.dtype(0)?)?.checked_mul(c.count("matrices")?)),
+            pointer("w_up", Role::Packed, |c| c.packed(c.dtype(0)?)?.checked_mul(c.count("matrices")?)),
+            pointer("experts", Role::OptionalIndexes, PAIRS),
+            pointer("norm_weight", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("norm_bias", Role::OptionalValues, |c| c.words(&["cols"])),
+            pointer("squares", Role::OptionalValues, |c| c.panel_words("tokens", "cols")),
+            pointer("gate_bias", Role::OptionalValues, |c| c.words(&["matrices", "rows"])),
+            pointer("up_bias", Role::OptionalValues, |c| c.words(&["matrices", "rows"])),
+            pointer("logits", Role::OptionalValues, |c| c.words(&["tokens", "matrices"])),
+            pointer("route_partials", Role::OptionalValues, |c| {
+                c.panel_words("tokens", "route_width")?.checked_mul(c.count("matrices")?)
+            }),
+            pointer("route_squares", Role::OptionalValues, |c| c.panel_words("tokens", "route_width")),
+            pointer("route_bias", Role::OptionalValues, |c| c.words(&["matrices"])),
+            pointer("correction", Role::OptionalValues, |c| c.words(&["matrices"])),
+            pointer("out", Role::Result(&[]), |c| c.words(&["tokens", "slots", "rows"])),
+            pointer("experts_out", Role::OptionalResult(&[]), PAIRS),
+            pointer("weights_out", Role::OptionalResult(&[]), PAIRS),
+        ],
+        rules: &[
+            ("a norm must be of a kind there is, have weights, and rows of f32", |c| c.norm_is_possible()),
+            ("activation must be one there is", |c| Some(c.count("activation")? < ACTIVATIONS.len() as u64)),
+            ("scoring must be one there is", |c| Some(c.count("scoring")? < SCORINGS.len() as u64)),
+            ("routing must have its experts, or logits and results", |c| match c.count("routing")? {
+                0 => Some(true),
+                1 => Some(!c.is_null("experts")),
+                2 => {
+                    let partials = !c.is_null("route_partials") && !c.is_null("route_squares");
+                    let results = !c.is_null("experts_out") && !c.is_null("weights_out");
+                    Some(results && (partials || !c.is_null("logits")))
+                }
+                _ => Some(false),
+            }),
+        ],
+    },
+    Extents {
+        kernel: "route",
+        pointers: &[
+            pointer("logits", Role::OptionalValues, EXPERTS),
+            pointer("partials", Role::OptionalValues, |c| {
+                c.panel_words("tokens", "width")?.checked_mul(c.count("experts")?)
+            }),
+            pointer("squares", Role::OptionalValues, |c| c.panel_words("tokens", "width")),
+            pointer("logits_bias", Role::OptionalValues, |c| c.words(&["experts"])),
+            pointer("bias", Role::OptionalValues, |c| c.words(&["experts"])),
+            pointer("selected", Role::Result(&[]), PAIRS),
+            pointer("weights", Role::Result(&[]), PAIRS),
+        ],
+        rules: &[("there must be logits, or partials and squares", |c| {
+            Some(!c.is_null("logits") || !c.is_null("partials") && !c.is_null("squares"))
+        })],
+    },
 ];
 
 /// The row of a kernel.
@@ -342,7 +595,10 @@ mod tests {
             assert_eq!(pointers.len(), row.pointers.len(), "{}", kernel.name);
             for (field, pointer) in pointers.iter().zip(row.pointers) {
                 assert_eq!(field.name, pointer.field, "{}", kernel.name);
-                let written = matches!(pointer.role, Role::Result(_) | Role::PagesWritten);
+                let written = matches!(
+                    pointer.role,
+                    Role::Result(_) | Role::OptionalResult(_) | Role::PagesWritten | Role::OptionalPagesWritten
+                );
                 assert_eq!(field.kind == FieldKind::Out, written, "{} {}", kernel.name, field.name);
             }
         }
@@ -374,6 +630,34 @@ mod tests {
         assert_eq!(bytes("attention", "kv", 16, &[]), Some(keys));
         assert_eq!(bytes("attention", "out", 0, &[]), Some(3 * 4 * 24 * 4));
         assert_eq!(bytes("attention", "out", 16, &[]), Some(3 * 4 * 16 * 4));
+    }
+
+    /// Keys and values come with the cache and the step's metadata; pages are of the variant's last type.
+    #[test]
+    fn heads_have_what_they_need() {
+        let counts = [
+            ("tokens", 3),
+            ("cols", 64),
+            ("heads", 4),
+            ("kv_heads", 2),
+            ("head_dim", 24),
+            ("pairs", 12),
+            ("tables", 1),
+            ("norm", 0),
+            ("page_table_stride", 2),
+        ];
+        let row = lookup("qkv").unwrap();
+        let call = |nulls| Call { variant: "q8_0.q8x32.f16", counts: &counts, max_tokens: 4, vocabulary: 1, nulls };
+        let holds = |nulls| row.rules.iter().all(|(_, rule)| rule(&call(nulls)) == Some(true));
+        assert!(holds(&[]) && holds(&["wk", "wv", "kv", "sequences", "page_table"]) && holds(&["inv_freq"]));
+        for nulls in [&["wk"][..], &["kv"], &["page_table"], &["wk", "wv", "kv", "positions"]] {
+            assert!(!holds(nulls), "{nulls:?}");
+        }
+        let bytes = |field: &str| row.pointers.iter().find(|p| p.field == field).and_then(|p| (p.bytes)(&call(&[])));
+        assert_eq!(bytes("kv"), Some(2 * 2 * 24 * 16 * 2));
+        assert_eq!(bytes("wq"), packed_bytes(DType::Q8_0, 96, 64));
+        assert_eq!(bytes("wv"), packed_bytes(DType::Q8_0, 48, 64));
+        assert_eq!(bytes("out"), Some(3 * 96 * 4));
     }
 
     /// Indexes are of i32, whatever their values; a table of frequencies is named by the input that is checked for it.
@@ -422,6 +706,43 @@ mod tests {
             let error = check(&good.replace(from, to)).unwrap_err();
             assert!(error.contains(expected), "{from} -> {to}: {error}");
         }
+    }
+
+    /// A norm needs weights and rows of f32, an emission its router, a routed launch logits and results.
+    #[test]
+    fn fused_products_have_what_they_need() {
+        let holds = |kernel: &str, variant: &str, counts: &[(&str, u64)], nulls: &[&str]| {
+            let call = Call { variant, counts, max_tokens: 4, vocabulary: 1, nulls };
+            lookup(kernel).unwrap().rules.iter().all(|(_, rule)| rule(&call) == Some(true))
+        };
+        let project = |variant: &str, norm: u64, nulls: &[&str]| holds("project", variant, &[("norm", norm)], nulls);
+        let router = ["router", "router_norm", "partials_out"];
+        assert!(project("q4_0.q8x32", 0, &router) && project("q4_0.f32.row", 3, &router) && project("f16.f32", 1, &[]));
+        assert!(
+            !project("q4_0.q8x32", 1, &router)
+                && !project("f16.f32", 4, &router)
+                && !project("f16.f32", 0, &router[1..])
+        );
+        assert!(!project("f16.f32", 2, &["norm_weight"]) && project("f16.f32", 0, &["norm_weight"]));
+        let gate_up = |routing: u64, scoring: u64, nulls: &[&str]| {
+            let counts = [("norm", 0), ("activation", 4), ("scoring", scoring), ("routing", routing)];
+            holds("gate_up", "q4_0.f32", &counts, nulls)
+        };
+        assert!(gate_up(0, 0, &["experts", "logits", "route_partials"]) && gate_up(1, 0, &["logits"]));
+        assert!(gate_up(2, 2, &["logits"]) && gate_up(2, 0, &["route_partials", "route_squares"]));
+        assert!(!gate_up(1, 0, &["experts"]) && !gate_up(2, 0, &["logits", "route_squares"]));
+        assert!(!gate_up(2, 0, &["experts_out"]) && !gate_up(3, 0, &[]) && !gate_up(0, 3, &[]));
+        assert!(
+            holds("route", "softmax", &[], &["partials"]) && !holds("route", "softmax", &[], &["logits", "squares"])
+        );
+        let counts = [("router_type", 1), ("router_rows", 20), ("rows", 64)];
+        let bytes = |counts: &[(&str, u64)], nulls: &[&str]| {
+            let call = Call { variant: "q4_0.f32", counts, max_tokens: 4, vocabulary: 1, nulls };
+            call.router_bytes()
+        };
+        assert_eq!(bytes(&counts, &[]), packed_bytes(DType::F16, 20, 64));
+        assert_eq!(bytes(&[("router_type", 3), counts[1], counts[2]], &[]), None);
+        assert_eq!(bytes(&[], &["router"]), Some(0));
     }
 
     #[test]

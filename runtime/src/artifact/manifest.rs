@@ -22,7 +22,7 @@ pub struct Manifest {
     pub producer: String,
     /// What model it is.
     pub model: ModelCard,
-    /// What the programs are compiled for: `cpu`.
+    /// What the programs are compiled for: `cpu`, or a compute capability such as `sm_90`.
     pub target: String,
     /// How matmuls see their activations: `f32` or `int8`.
     pub activations: String,
@@ -98,6 +98,9 @@ pub struct KvInfo {
     pub bytes_per_token: u64,
     /// Names of the programs' states, one a layer: `kv.0`, `kv.1`, …
     pub states: Vec<String>,
+    /// Pages that fit the memory the artifact was compiled for; absent where none was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<u64>,
 }
 
 /// A program and what it is for.

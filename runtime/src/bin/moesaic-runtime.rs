@@ -40,6 +40,6 @@ fn main() -> ExitCode {
         Verb::Bench(args) => cli::bench(&args),
         Verb::Perplexity(args) => cli::perplexity(&args),
         Verb::Compare(args) => cli::compare(&args),
-        Verb::Doctor(args) => cli::doctor(&args),
+        Verb::Doctor(args) => cli::doctor(&args, None),
     })
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::byte_size::ByteSize;
 use crate::sample::SamplingParams;
 
 /// Where and how a model runs.
@@ -21,6 +22,10 @@ pub struct DeviceArgs {
     /// Longest sequence in tokens, 32k for 32768; default: what the artifact allows, at most 8k
     #[arg(short = 'c', long, value_name = "N", value_parser = parse_count, env = "MOESAIC_MAX_MODEL_LEN")]
     pub max_model_len: Option<u64>,
+    /// Memory the device may use in all, such as 24GiB; what weights and results leave becomes KV cache [default: what the artifact
+    /// was compiled for]
+    #[arg(long, value_name = "SIZE", env = "MOESAIC_VRAM")]
+    pub vram: Option<ByteSize>,
     /// Read weights into memory instead of mapping the files
     #[arg(long, env = "MOESAIC_NO_MMAP")]
     pub no_mmap: bool,
@@ -196,6 +201,15 @@ pub struct CompareArgs {
 /// Arguments of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
+    /// Measure what the processor does in a second, which takes a few of them
+    #[arg(long)]
+    pub calibrate: bool,
+    /// Write what --calibrate measures, for `compile --cost-table`
+    #[arg(short, long, value_name = "FILE.json", requires = "calibrate")]
+    pub output: Option<PathBuf>,
+    /// Threads to measure with; default: the machine's cores
+    #[arg(short = 't', long, value_name = "N", requires = "calibrate")]
+    pub threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

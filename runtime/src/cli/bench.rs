@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::args::BenchArgs;
 use super::session::Session;
+use crate::artifact::Layout;
 use crate::engine::generate::{GenerationRequest, Timings, generate};
 use crate::memory;
 use crate::sample::SamplingParams;
@@ -102,28 +103,27 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Bytes of packed weights that decoding one token needs, worked out from the program: every matrix a product reads, of a
+/// Bytes of packed weights that decoding one token needs, worked out from the program: every matrix a launch reads, of a
 /// stack the selected ones, of an embedding table one row.
 fn active_weight_bytes(session: &Session) -> u64 {
-    let manifest = session.artifact.manifest();
+    let weights = &session.artifact.manifest().weights;
     let Some(program) = session.artifact.programs().first() else { return 0 };
     let needed = |launch: &Launch| {
-        let arg = |field: &str| launch.args.iter().find(|(name, _)| name == field).map(|(_, arg)| arg);
-        let count = |field: &str| match arg(field) {
-            Some(Arg::Size(dims)) => dims.iter().filter_map(|d| d.value(&program.upper_bounds())).product::<u64>(),
+        let count = |field: &str| match launch.args.iter().find(|(name, _)| name == field) {
+            Some((_, Arg::Size(dims))) => dims.iter().filter_map(|d| d.value(&program.upper_bounds())).product::<u64>(),
             _ => 1,
         };
-        let (Some(Arg::Weight(i)), divisor, share) = (match launch.kernel.as_str() {
-            "matmul" => (arg("w"), 1, 1),
-            "grouped_matmul" => (arg("w"), count("matrices"), count("slots")),
-            "embedding" => (arg("table"), count("rows"), 1),
-            _ => return 0,
-        }) else {
-            return 0;
+        let (stacked, used) = match launch.kernel.as_str() {
+            "embedding" => (count("rows"), 1),
+            _ => (count("matrices"), count("slots")),
         };
-        let name = &program.weights[*i as usize].name;
-        let bytes = manifest.weights.iter().find(|w| w.name == *name).map_or(0, |w| w.bytes);
-        bytes / divisor.max(1) * share
+        let packed = |arg: &Arg| {
+            let Arg::Weight(i) = arg else { return None };
+            let name = &program.weights[*i as usize].name;
+            weights.iter().find(|w| w.name == *name && w.layout == Layout::Rows16).map(|w| w.bytes)
+        };
+        let bytes: u64 = launch.args.iter().filter_map(|(_, arg)| packed(arg)).sum();
+        bytes / stacked.max(1) * used.min(stacked)
     };
     program.launches.iter().map(needed).sum()
 }

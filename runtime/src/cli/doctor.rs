@@ -1,4 +1,4 @@
-//! `doctor`: what this machine offers, with advice.
+//! `doctor`: what this machine offers, with advice; and, if asked, what it does in a second.
 
 use std::error::Error;
 
@@ -6,12 +6,17 @@ use kernels::cpu::isa::Isa;
 use serde_json::json;
 
 use super::args::DoctorArgs;
+use crate::calibrate::{self, CostTable, Measured, TargetSpec};
 use crate::device::cpu::usable_cores;
 use crate::device::cuda::{self, CudaStatus};
 use crate::{cache, memory};
 
-/// Prints processor, memory, CUDA and cache folder.
-pub fn doctor(args: &DoctorArgs) -> Result<(), Box<dyn Error>> {
+/// Prints processor, memory, CUDA and cache folder, or measures the processor and prints what it does beside the `assumed` row of the
+/// compiler's table.
+pub fn doctor(args: &DoctorArgs, assumed: Option<&TargetSpec>) -> Result<(), Box<dyn Error>> {
+    if args.calibrate {
+        return calibrate(args, assumed);
+    }
     let (cores, isa, status) = (usable_cores(), Isa::best(), cuda::probe());
     let available = memory::available_bytes();
     let advice = advice(isa, &status);
@@ -48,6 +53,49 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+/// Measures, writes the table and prints it.
+fn calibrate(args: &DoctorArgs, assumed: Option<&TargetSpec>) -> Result<(), Box<dyn Error>> {
+    let Measured { spec, threads, seconds } = calibrate::measure(args.threads)?;
+    if let Some(path) = &args.output {
+        CostTable { targets: vec![spec.clone()], ..CostTable::default() }.write(path)?;
+    }
+    if args.json {
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "threads": threads,
+            "instruction_set": Isa::best().name(),
+            "seconds": seconds,
+            "measured": spec,
+            "assumed": assumed,
+            "output": args.output,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    println!("cpu {}, {threads} threads, measured in {seconds:.1} s", Isa::best());
+    println!("  {:<26} {:>10} {:>10}", "", "measured", if assumed.is_some() { "assumed" } else { "" });
+    for (what, scale, decimals, value) in FIGURES {
+        let number = |spec: &TargetSpec| format!("{:.*}", *decimals, value(spec) * scale);
+        println!("  {what:<26} {:>10} {:>10}", number(&spec), assumed.map(number).unwrap_or_default());
+    }
+    if let Some(path) = &args.output {
+        println!("  written to {}; compile --cost-table takes it", path.display());
+    }
+    Ok(())
+}
+
+/// What is printed of a row: name and unit, the unit's scale, decimals, the value.
+type Figure = (&'static str, f64, usize, fn(&TargetSpec) -> f64);
+
+const FIGURES: &[Figure] = &[
+    ("memory GB/s", 1e-9, 1, |s| s.bytes_per_s),
+    ("shared cache GB/s", 1e-9, 1, |s| s.cached_bytes_per_s),
+    ("f32 products Gop/s", 1e-9, 1, |s| s.f32_ops_per_s),
+    ("int8 products Gop/s", 1e-9, 1, |s| s.int8_ops_per_s),
+    ("dependent launch µs", 1e6, 2, |s| s.launch_s),
+    ("threads", 1.0, 0, |s| s.units as f64),
+];
 
 fn advice(isa: Isa, status: &CudaStatus) -> Vec<&'static str> {
     let mut lines = Vec::new();

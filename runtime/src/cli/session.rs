@@ -38,8 +38,8 @@ impl Session {
         let options = OpenOptions { mmap: !args.no_mmap, ..OpenOptions::default() };
         let artifact = Arc::new(Artifact::open(path, &options)?);
         let defaults = artifact.generation_defaults()?;
-        let options =
-            EngineOptions { device, threads: args.threads, isa, max_model_len: args.max_model_len, kv_tokens };
+        let (threads, max_model_len, memory) = (args.threads, args.max_model_len, args.vram.map(|size| size.0));
+        let options = EngineOptions { device, threads, isa, max_model_len, kv_tokens, memory };
         let engine = Engine::new(artifact.clone(), &options)?;
         Ok(Session { path: path.to_path_buf(), artifact, engine, defaults })
     }

@@ -3,6 +3,7 @@
 //! A device is loaded with an artifact and a number of KV pages and owns all memory of the steps; nothing is
 //! allocated afterwards. The trait is small enough that a fake one in tests, the simulator and a GPU fit behind it.
 
+pub mod budget;
 pub mod cpu;
 pub mod cuda;
 mod inputs;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use kernels::cpu::isa::Isa;
 
 use crate::artifact::{Artifact, ArtifactError};
+use crate::byte_size::ByteSize;
 pub use inputs::{InputError, InputLimits, StepInputs};
 
 /// Executes steps.
@@ -58,6 +60,13 @@ pub struct DeviceMemory {
     pub other: u64,
 }
 
+impl DeviceMemory {
+    /// All of it together; saturates.
+    pub fn total(&self) -> u64 {
+        [self.weights, self.arena, self.kv, self.other].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// Why a device could not be loaded or could not step.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -91,6 +100,19 @@ pub enum DeviceError {
         kv: u64,
         /// What this process may have.
         limit: u64,
+    },
+    /// More memory would be needed than was allowed.
+    #[error(
+        "{} of memory are needed (weights {}, results {}, KV cache {}, other {}), {} more than the {} that --vram allows; \
+         allow more, choose a shorter context or fewer sequences, or compile with --quant",
+        ByteSize(.needs.total()), ByteSize(.needs.weights), ByteSize(.needs.arena), ByteSize(.needs.kv), ByteSize(.needs.other),
+        ByteSize(.needs.total().saturating_sub(*.budget)), ByteSize(*.budget)
+    )]
+    Budget {
+        /// What would be reserved.
+        needs: DeviceMemory,
+        /// Bytes that were allowed.
+        budget: u64,
     },
     /// A thread could not be started.
     #[error("cannot start thread {thread}: {source}; ask for fewer threads")]
@@ -189,21 +211,29 @@ pub enum SelectError {
     },
 }
 
-/// The device that executes an artifact: the one asked for, if the artifact has programs for it.
+/// The device that executes an artifact: the one asked for, if the artifact has programs for it. Programs of GPU targets are of the same
+/// kernels, chosen for other costs: the processor executes them too.
 ///
 /// # Errors
 /// Names the artifact's target.
 pub fn select(choice: DeviceChoice, target: &str) -> Result<DeviceChoice, SelectError> {
     let device = match (choice, target) {
-        (DeviceChoice::Auto | DeviceChoice::Cpu, "cpu") => return Ok(DeviceChoice::Cpu),
+        (DeviceChoice::Auto | DeviceChoice::Cpu, target) if target == "cpu" || is_gpu(target) => {
+            return Ok(DeviceChoice::Cpu);
+        }
         (device, _) => device,
     };
     let note = match device {
-        DeviceChoice::Auto => "; this build executes target cpu".into(),
+        DeviceChoice::Auto | DeviceChoice::Cpu => "; this build executes targets cpu and sm_NN".into(),
         DeviceChoice::Cuda => format!("; CUDA here: {}", cuda::probe()),
-        DeviceChoice::Cpu | DeviceChoice::Sim => String::new(),
+        DeviceChoice::Sim => String::new(),
     };
     Err(SelectError::NoProgram { device, target: target.into(), note })
+}
+
+/// Whether a target is a compute capability: `sm_90`.
+fn is_gpu(target: &str) -> bool {
+    target.strip_prefix("sm_").is_some_and(|version| version.parse::<u16>().is_ok())
 }
 
 /// How a device is loaded.
@@ -228,6 +258,35 @@ pub enum LoadError {
     Device(#[from] DeviceError),
 }
 
+/// Turns a memory budget into KV pages: as many as fit `budget` bytes beside everything else, or `pages` if those do.
+///
+/// # Errors
+/// [`DeviceError::Budget`] if not even `least` pages fit, or not the `pages` asked for.
+pub fn pages_within(
+    artifact: &Artifact,
+    budget: u64,
+    pages: Option<u64>,
+    least: u64,
+    options: &LoadOptions,
+) -> Result<u64, DeviceError> {
+    let manifest = artifact.manifest();
+    let mut overhead = cpu::Overhead::new(artifact.programs(), options.threads, options.isa)?;
+    let mut other = |pages| overhead.bytes(pages);
+    let mut needs = budget::Needs {
+        weights: manifest.weight_bytes(),
+        arena: manifest.arena_bytes(),
+        page_bytes: manifest.page_bytes(),
+        most_pages: cpu::most_pages(artifact.programs()),
+        other: &mut other,
+    };
+    let fitting = needs.pages_within(budget);
+    let wanted = pages.unwrap_or(least.max(1));
+    match fitting >= wanted {
+        true => Ok(pages.unwrap_or(fitting)),
+        false => Err(DeviceError::Budget { needs: needs.memory(wanted), budget }),
+    }
+}
+
 /// Chooses and loads a device.
 ///
 /// # Errors
@@ -247,11 +306,14 @@ mod tests {
 
     #[test]
     fn a_device_is_selected_by_target() {
-        assert_eq!(select(DeviceChoice::Auto, "cpu"), Ok(DeviceChoice::Cpu));
-        assert_eq!(select(DeviceChoice::Cpu, "cpu"), Ok(DeviceChoice::Cpu));
+        for target in ["cpu", "sm_90", "sm_120"] {
+            assert_eq!(select(DeviceChoice::Auto, target), Ok(DeviceChoice::Cpu));
+            assert_eq!(select(DeviceChoice::Cpu, target), Ok(DeviceChoice::Cpu));
+        }
         for (choice, target) in [
-            (DeviceChoice::Auto, "sm_90"),
-            (DeviceChoice::Cpu, "sm_90"),
+            (DeviceChoice::Auto, "gfx90a"),
+            (DeviceChoice::Cpu, "sm_"),
+            (DeviceChoice::Cuda, "sm_90"),
             (DeviceChoice::Cuda, "cpu"),
             (DeviceChoice::Sim, "cpu"),
         ] {

@@ -18,14 +18,15 @@ use ir::op::PAGE_TOKENS;
 use kernels::cpu::isa::Isa;
 
 use crate::artifact::{Artifact, Manifest};
-use crate::device::{self, Device, DeviceChoice, DeviceMemory, LoadOptions, StepInputs};
+use crate::device::{self, Device, DeviceChoice, DeviceError, DeviceMemory, LoadOptions, StepInputs};
 use crate::kv::pages::{PageError, PagePool, SequenceId};
 pub use error::EngineError;
 use rope::RopeTables;
 pub use schedule::Rows;
 use schedule::{Capacity, Piece, SubSteps};
 
-/// Context length unless one is asked for: what most prompts need, at a modest reservation.
+/// Context length unless one is asked for, or memory was set apart for the cache: what most prompts need, at a modest
+/// reservation.
 pub const DEFAULT_MODEL_LEN: u64 = 4096;
 
 /// How an engine is made.
@@ -37,10 +38,14 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Instruction set; `None` takes the fastest.
     pub isa: Option<Isa>,
-    /// Longest sequence in tokens; `None` takes the model's context, at most [`DEFAULT_MODEL_LEN`].
+    /// Longest sequence in tokens; `None` takes what the cache holds of the model's context, at most [`DEFAULT_MODEL_LEN`] unless the
+    /// cache's size follows from a memory.
     pub max_model_len: Option<u64>,
-    /// Tokens the KV cache holds over all sequences, rounded up to pages; `None` takes one longest sequence.
+    /// Tokens the KV cache holds over all sequences, rounded up to pages; `None` takes what fits [`EngineOptions::memory`], else
+    /// the pages the artifact was compiled for, else one longest sequence.
     pub kv_tokens: Option<u64>,
+    /// Bytes the device may use in all: weights, results, KV cache and the rest.
+    pub memory: Option<u64>,
 }
 
 /// Tokens to append to a sequence.
@@ -132,13 +137,12 @@ impl Engine {
     /// Options out of range, no device for the artifact, or too little memory.
     pub fn new(artifact: Arc<Artifact>, options: &EngineOptions) -> Result<Engine, EngineError> {
         let max_context = artifact.manifest().model.max_context;
-        let max_model_len = options.max_model_len.unwrap_or(max_context.min(DEFAULT_MODEL_LEN));
-        if max_model_len == 0 || max_model_len > max_context {
-            let message =
-                format!("{max_model_len} is not from 1 to {max_context}, the context the artifact was compiled for");
+        if let Some(len) = options.max_model_len.filter(|len| *len == 0 || *len > max_context) {
+            let message = format!("{len} is not from 1 to {max_context}, the context the artifact was compiled for");
             return Err(EngineError::Option { option: "max_model_len", message });
         }
-        let pages = options.kv_tokens.unwrap_or(max_model_len).div_ceil(PAGE_TOKENS);
+        let (pages, longest) = pages_and_longest(&artifact, options)?;
+        let max_model_len = options.max_model_len.unwrap_or(longest);
         let load = LoadOptions { pages, threads: options.threads, isa: options.isa };
         let device = device::load(options.device, artifact.clone(), &load)?;
         Ok(Engine::with_device(artifact.manifest(), device, max_model_len))
@@ -462,6 +466,25 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Pages to reserve, and the longest sequence that they, or where nothing says how many there are, the default context allows.
+fn pages_and_longest(artifact: &Artifact, options: &EngineOptions) -> Result<(u64, u64), DeviceError> {
+    let max_context = artifact.manifest().model.max_context;
+    let default_len = max_context.min(DEFAULT_MODEL_LEN);
+    let asked = options.kv_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
+    if let Some(memory) = options.memory {
+        let load = LoadOptions { pages: 0, threads: options.threads, isa: options.isa };
+        let least = options.max_model_len.unwrap_or(1).div_ceil(PAGE_TOKENS);
+        let pages = device::pages_within(artifact, memory, asked, least, &load)?;
+        let longest = if asked.is_some() { default_len } else { max_context.min(pages.saturating_mul(PAGE_TOKENS)) };
+        return Ok((pages, longest));
+    }
+    Ok(match (asked, artifact.manifest().kv.pages) {
+        (Some(pages), _) => (pages, default_len),
+        (None, Some(pages)) => (pages, max_context.min(pages.saturating_mul(PAGE_TOKENS))),
+        (None, None) => (options.max_model_len.unwrap_or(default_len).div_ceil(PAGE_TOKENS), default_len),
+    })
 }
 
 /// The device's logits, at least `rows` rows.

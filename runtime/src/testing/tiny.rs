@@ -231,6 +231,7 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
             page_bytes_per_layer: page,
             bytes_per_token: page / 16,
             states: vec!["kv.0".into()],
+            pages: None,
         },
         max_sequences: MAX_SEQUENCES,
         buckets,

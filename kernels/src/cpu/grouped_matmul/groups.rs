@@ -6,9 +6,41 @@
 
 use crate::abi::GroupedMatmulParams;
 
+/// The pairs of a launch and how they find their matrices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grouping {
+    /// Tokens of the launch.
+    pub tokens: usize,
+    /// Slots of a token.
+    pub slots: usize,
+    /// Matrices there are.
+    pub matrices: usize,
+    /// Each pair's matrix, `[tokens, slots]`, not followed before [`Groups::new`]; `None` where slot `j` meets matrix `j`.
+    pub experts: Option<*const i32>,
+}
+
+impl Grouping {
+    /// One matrix for all tokens.
+    pub fn single(tokens: u32) -> Grouping {
+        Grouping { tokens: tokens as usize, slots: 1, matrices: 1, experts: None }
+    }
+
+    fn pairs(&self) -> usize {
+        self.tokens * self.slots
+    }
+}
+
+impl From<&GroupedMatmulParams> for Grouping {
+    fn from(params: &GroupedMatmulParams) -> Grouping {
+        let GroupedMatmulParams { tokens, slots, matrices, experts, .. } = *params;
+        let experts = (!experts.is_null()).then_some(experts);
+        Grouping { tokens: tokens as usize, slots: slots as usize, matrices: matrices as usize, experts }
+    }
+}
+
 /// Pairs that share a matrix; pair `p` is slot `p % slots` of token `p / slots`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pairs<'a> {
+pub(crate) enum Pairs<'a> {
     /// These.
     Listed(&'a [u32]),
     /// `count` pairs, `stride` apart.
@@ -37,7 +69,7 @@ impl Pairs<'_> {
 
 /// What one row block of the weights is multiplied by at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Item<'a> {
+pub(crate) struct Item<'a> {
     /// The matrix; `None` if there is none of the expert's number.
     pub matrix: Option<usize>,
     /// At least one pair.
@@ -45,8 +77,8 @@ pub(super) struct Item<'a> {
 }
 
 /// All pairs of a launch as items of at most `most` pairs.
-pub(super) struct Groups<'a> {
-    params: &'a GroupedMatmulParams,
+pub(crate) struct Groups<'a> {
+    grouping: Grouping,
     most: usize,
     sorted: Option<Sorted<'a>>,
 }
@@ -59,42 +91,38 @@ struct Sorted<'a> {
 }
 
 /// Words of memory the grouping needs.
-pub(super) fn words(params: &GroupedMatmulParams) -> usize {
-    params.tokens as usize * params.slots as usize + params.matrices as usize + 3
+pub(crate) fn words(grouping: &Grouping) -> usize {
+    if grouping.experts.is_some() { grouping.pairs() + grouping.matrices + 3 } else { 0 }
 }
 
 /// The greatest number of items there can be, whatever the experts.
-pub(super) fn most_items(params: &GroupedMatmulParams, most: usize) -> usize {
-    let (tokens, slots) = (params.tokens as usize, params.slots as usize);
-    if params.experts.is_null() {
-        return slots * tokens.div_ceil(most);
+pub(crate) fn most_items(grouping: &Grouping, most: usize) -> usize {
+    if grouping.experts.is_none() {
+        return grouping.slots * grouping.tokens.div_ceil(most);
     }
     // n pairs make at most (n + most - 1) / most items; there are no more groups than pairs.
-    let groups = (params.matrices as usize + 1).min(tokens * slots);
-    (tokens * slots + (most - 1) * groups) / most
+    let groups = (grouping.matrices + 1).min(grouping.pairs());
+    (grouping.pairs() + (most - 1) * groups) / most
 }
 
 impl<'a> Groups<'a> {
-    /// Groups the pairs of a launch. `memory` holds [`words`] if the launch has experts.
+    /// Groups the pairs of a launch in items of at most `most`. `memory` holds [`words`].
     ///
     /// # Safety
     /// The experts must be valid.
-    pub unsafe fn new(params: &'a GroupedMatmulParams, most: usize, memory: &'a mut [u32]) -> Groups<'a> {
-        let sorted = if params.experts.is_null() {
-            None
-        } else {
-            let pairs = params.tokens as usize * params.slots as usize;
+    pub unsafe fn new(grouping: Grouping, most: usize, memory: &'a mut [u32]) -> Groups<'a> {
+        let sorted = grouping.experts.map(|experts| {
             // SAFETY: the caller's.
-            let experts = unsafe { std::slice::from_raw_parts(params.experts, pairs) };
-            Some(Sorted::new(experts, params.matrices as usize, memory))
-        };
-        Groups { params, most, sorted }
+            let experts = unsafe { std::slice::from_raw_parts(experts, grouping.pairs()) };
+            Sorted::new(experts, grouping.matrices, memory)
+        });
+        Groups { grouping, most, sorted }
     }
 
     /// How many items there are.
     pub fn len(&self) -> usize {
         match &self.sorted {
-            None => most_items(self.params, self.most),
+            None => most_items(&self.grouping, self.most),
             Some(sorted) => sorted.groups().map(|(_, pairs)| pairs.len().div_ceil(self.most)).sum(),
         }
     }
@@ -108,8 +136,8 @@ impl<'a> Groups<'a> {
 
     /// Items where slot `j` meets matrix `j`.
     fn spaced(&self, first: usize) -> impl Iterator<Item = Item<'a>> {
-        let (tokens, slots) = (self.params.tokens as usize, self.params.slots as usize);
-        let (most, matrices) = (self.most, self.params.matrices as usize);
+        let Grouping { tokens, slots, matrices, .. } = self.grouping;
+        let most = self.most;
         let cuts = tokens.div_ceil(most);
         (first..slots * cuts).map(move |item| {
             let (slot, token) = (item / cuts, item % cuts * most);
@@ -160,10 +188,8 @@ mod tests {
 
     use super::*;
 
-    fn params(experts: Option<&[i32]>, tokens: usize, slots: usize, matrices: usize) -> GroupedMatmulParams {
-        let experts = experts.map_or(std::ptr::null(), <[i32]>::as_ptr);
-        let (tokens, slots, matrices) = (tokens as u32, slots as u32, matrices as u32);
-        GroupedMatmulParams { experts, tokens, slots, matrices, ..GroupedMatmulParams::default() }
+    fn grouping(experts: Option<&[i32]>, tokens: usize, slots: usize, matrices: usize) -> Grouping {
+        Grouping { tokens, slots, matrices, experts: experts.map(<[i32]>::as_ptr) }
     }
 
     proptest! {
@@ -175,13 +201,13 @@ mod tests {
         ) {
             let tokens = experts.len() / slots;
             let experts = &experts[..tokens * slots];
-            let params = params((!by_slot).then_some(experts), tokens, slots, matrices);
-            let mut memory = vec![7; words(&params)];
-            // SAFETY: the experts are as many as the parameters say.
-            let groups = unsafe { Groups::new(&params, most, &mut memory) };
+            let grouping = grouping((!by_slot).then_some(experts), tokens, slots, matrices);
+            let mut memory = vec![7; words(&grouping)];
+            // SAFETY: the experts are as many as the grouping says.
+            let groups = unsafe { Groups::new(grouping, most, &mut memory) };
             let items: Vec<_> = groups.items(0).collect();
             prop_assert_eq!(items.len(), groups.len());
-            prop_assert!(items.len() <= most_items(&params, most));
+            prop_assert!(items.len() <= most_items(&grouping, most));
             prop_assert_eq!(groups.items(first).collect::<Vec<_>>(), items.get(first..).unwrap_or_default());
             let mut seen = vec![false; experts.len()];
             for item in &items {
@@ -202,10 +228,10 @@ mod tests {
     /// Decoding makes no more items than it has slots: the grid has no empty blocks.
     #[test]
     fn few_pairs_make_few_items() {
-        let (decode, batch) = (params(Some(&[3, 1]), 1, 2, 128), params(Some(&[0; 4096]), 512, 8, 128));
+        let (decode, batch) = (grouping(Some(&[3, 1]), 1, 2, 128), grouping(Some(&[0; 4096]), 512, 8, 128));
         assert_eq!(most_items(&decode, 64), 2);
         assert_eq!(most_items(&batch, 64), 190);
-        assert_eq!(most_items(&params(None, 130, 16, 16), 64), 48);
-        assert_eq!(most_items(&params(Some(&[]), 0, 2, 8), 64), 0);
+        assert_eq!(most_items(&grouping(None, 130, 16, 16), 64), 48);
+        assert_eq!(most_items(&grouping(Some(&[]), 0, 2, 8), 64), 0);
     }
 }

@@ -8,8 +8,7 @@
 //! spread over it evenly. A decoding step has an item a slot and no empty blocks; a long prompt reads each selected matrix
 //! once per item of 32 or 64 rows. An expert that does not exist gives zeros.
 
-mod block;
-mod groups;
+pub(crate) mod groups;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +18,14 @@ use std::ops::Range;
 
 use ir::types::DType;
 
-use self::block::{GREATEST_TILE, Launch};
-use self::groups::{Groups, Item};
+use self::groups::{Grouping, Groups, Item};
 use super::CpuKernel;
 use super::isa::Isa;
-use super::matmul::tile::{self, FloatProduct, IntegerProduct, Product};
-use super::matmul::weights::{self, GROUP};
-use super::matmul::{BLOCK_PANELS, activations};
+use super::matmul::BLOCK_PANELS;
+use super::matmul::block::{self, Multiplier, Sink};
+use super::matmul::prologue::Rows;
+use super::matmul::tile::{FloatProduct, IntegerProduct, Product};
+use super::matmul::weights;
 use super::simd::{self, Body, LANES, Simd};
 use crate::abi::GroupedMatmulParams;
 
@@ -41,13 +41,13 @@ pub fn select(weights: DType, activations: DType, isa: Isa) -> Option<CpuKernel>
 
 /// Blocks of the launch's grid; of the pointers only whether `experts` is null matters.
 pub fn blocks(activations: DType, params: &GroupedMatmulParams) -> usize {
-    groups::most_items(params, item_pairs(activations)) * row_blocks(params)
+    grid(&params.into(), block::item_rows(activations), params.rows as usize)
 }
 
 /// Bytes of scratch memory, for launches of at most these counts.
 pub fn scratch_bytes(activations: DType, params: &GroupedMatmulParams) -> usize {
     let pairs = params.tokens as usize * params.slots as usize;
-    staging_bytes(activations, pairs, params.cols as usize) + groups::words(params) * size_of::<u32>()
+    block::staging_bytes(activations, pairs, params.cols as usize) + groups::words(&params.into()) * size_of::<u32>()
 }
 
 /// How many different matrices a launch reads.
@@ -70,28 +70,46 @@ pub unsafe fn matrices_read(params: &GroupedMatmulParams) -> usize {
     }
 }
 
-/// Bytes for the activations of an item of at most `pairs` rows.
-pub(super) fn staging_bytes(activations: DType, pairs: usize, cols: usize) -> usize {
-    let record = match activations {
-        DType::F32 => size_of::<activations::Numbers>(),
-        _ => size_of::<activations::Integers>(),
-    };
-    // The last tile of an item may be staged wider than it has pairs.
-    let pairs = pairs.min(item_pairs(activations)) + GREATEST_TILE - 1;
-    pairs * cols.div_ceil(GROUP) * record
+/// Blocks of the grid of products of grouped pairs with matrices of `rows` rows, at most `item_rows` pairs at a time.
+pub(super) fn grid(grouping: &Grouping, item_rows: usize, rows: usize) -> usize {
+    groups::most_items(grouping, item_rows) * row_blocks(rows)
 }
 
-/// Greatest number of pairs in an item.
-fn item_pairs(activations: DType) -> usize {
-    if activations == DType::F32 { tile::NUMBER_TOKENS } else { tile::INTEGER_TOKENS }
+/// Blocks of rows of a matrix.
+fn row_blocks(rows: usize) -> usize {
+    rows.div_ceil(BLOCK_PANELS * LANES)
 }
 
-fn row_blocks(params: &GroupedMatmulParams) -> usize {
-    (params.rows as usize).div_ceil(BLOCK_PANELS * LANES)
+/// Hands the work that `blocks` of a [`grid`] have to `work`: an item and the panels of its matrix to multiply it by. `memory`
+/// holds the words of the grouping.
+///
+/// # Safety
+/// The experts must be valid.
+pub(super) unsafe fn walk(
+    grouping: Grouping,
+    (item_rows, rows): (usize, usize),
+    blocks: Range<usize>,
+    memory: &mut [u32],
+    mut work: impl FnMut(Item<'_>, Range<usize>),
+) {
+    // SAFETY: the caller's.
+    let groups = unsafe { Groups::new(grouping, item_rows, memory) };
+    let (items, per_item, panels) = (groups.len(), row_blocks(rows), rows.div_ceil(LANES));
+    let share = share(blocks, items * per_item, grid(&grouping, item_rows, rows));
+    let mut at = share.start;
+    for item in groups.items(share.start / per_item.max(1)) {
+        if at == share.end {
+            break;
+        }
+        let end = share.end.min((at / per_item + 1) * per_item);
+        let first = at % per_item;
+        work(item, first * BLOCK_PANELS..panels.min((first + (end - at)) * BLOCK_PANELS));
+        at = end;
+    }
 }
 
 /// The grouped matmul of product `K`.
-pub(super) struct GroupedMatmul<K>(PhantomData<K>);
+struct GroupedMatmul<K>(PhantomData<K>);
 
 impl<K: Product> Body for GroupedMatmul<K> {
     #[inline(always)]
@@ -99,35 +117,51 @@ impl<K: Product> Body for GroupedMatmul<K> {
         // SAFETY: the caller passes a valid `GroupedMatmulParams` and blocks of its grid.
         unsafe {
             let params = &*params.cast::<GroupedMatmulParams>();
-            let (staging, words) = split_scratch(params, scratch);
-            let launch = Launch::<K>::new(params, staging);
-            let groups = Groups::new(params, K::TOKENS, words);
-            let (items, per_item) = (groups.len(), row_blocks(params));
-            let work = share(blocks, items * per_item, groups::most_items(params, K::TOKENS) * per_item);
-            let mut at = work.start;
-            for item in groups.items(work.start / per_item.max(1)) {
-                if at == work.end {
-                    break;
-                }
-                let end = work.end.min((at / per_item + 1) * per_item);
-                let row_blocks = at % per_item..at % per_item + (end - at);
-                match item.matrix {
-                    Some(matrix) => launch.products::<S>(matrix, item.pairs, row_blocks),
-                    None => write_zeros(params, item, row_blocks),
-                }
-                at = end;
-            }
+            products(params, K::row_bytes(params.cols as usize), Multiplier::new::<S, K>(), blocks, scratch);
         }
     }
 }
 
-/// Cuts the scratch memory into that of the activations and that of the sort; a launch without experts does not sort.
-fn split_scratch<'a>(params: &GroupedMatmulParams, scratch: &'a mut [u8]) -> (&'a mut [u8], &'a mut [u32]) {
-    let words = if params.experts.is_null() { 0 } else { groups::words(params) };
-    let (staging, rest) = scratch.split_at_mut(scratch.len() / 4 * 4 - 4 * words);
+/// Executes blocks of a launch whose rows of activations are `row_bytes` long.
+///
+/// # Safety
+/// The parameters must be valid, and the blocks of their grid.
+pub(super) unsafe fn products(
+    params: &GroupedMatmulParams,
+    row_bytes: usize,
+    multiplier: Multiplier,
+    blocks: Range<usize>,
+    scratch: &mut [u8],
+) {
+    let (rows, cols) = (params.rows as usize, params.cols as usize);
+    let grouping = Grouping::from(params);
+    let (staging, words) = split_words(scratch, groups::words(&grouping));
+    let x = Rows::plain(params.x.cast(), cols, row_bytes);
+    let pairs_per_row = if params.slots_share_x == 0 { 1 } else { grouping.slots };
+    let work = |item: Item<'_>, panels: Range<usize>| {
+        let Some(matrix) = item.matrix else {
+            // SAFETY: the pairs and panels exist.
+            return unsafe { write_zeros(params, item, panels) };
+        };
+        let w = params.w.cast::<u8>().wrapping_add(matrix * multiplier.matrix_bytes(rows, cols));
+        let bias = if params.bias.is_null() { params.bias } else { params.bias.wrapping_add(matrix * rows) };
+        let sink = Sink::Store { out: params.out, bias, rows, pairs: item.pairs };
+        // SAFETY: so they do, and the scratch memory is as long as was asked for.
+        unsafe {
+            let staged = multiplier.stage(&x, item.pairs, pairs_per_row, staging);
+            multiplier.multiply(staged, [w, std::ptr::null()], panels, &sink);
+        }
+    };
+    // SAFETY: the caller's.
+    unsafe { walk(grouping, (multiplier.item_rows, rows), blocks, words, work) };
+}
+
+/// Cuts `words` words off the end of scratch memory.
+pub(super) fn split_words(scratch: &mut [u8], words: usize) -> (&mut [u8], &mut [u32]) {
+    let (rest, words) = scratch.split_at_mut(scratch.len() / 4 * 4 - 4 * words);
     // SAFETY: any bits are a number; `align_to_mut` keeps to the aligned middle.
-    let (_, words, _) = unsafe { rest.align_to_mut::<u32>() };
-    (staging, words)
+    let (_, words, _) = unsafe { words.align_to_mut::<u32>() };
+    (rest, words)
 }
 
 /// The share of `work` that `blocks` of a grid of `grid` blocks have: neighbouring blocks have neighbouring shares.
@@ -136,13 +170,13 @@ fn share(blocks: Range<usize>, work: usize, grid: usize) -> Range<usize> {
     at(blocks.start)..at(blocks.end)
 }
 
-/// Writes zeros to the rows of `row_blocks` of an item's results.
+/// Writes zeros to the rows of `panels` of an item's results.
 ///
 /// # Safety
-/// The output must be valid and the row blocks exist.
-unsafe fn write_zeros(params: &GroupedMatmulParams, item: Item<'_>, row_blocks: Range<usize>) {
+/// The output must be valid and the panels exist.
+unsafe fn write_zeros(params: &GroupedMatmulParams, item: Item<'_>, panels: Range<usize>) {
     let rows = params.rows as usize;
-    let (start, end) = (row_blocks.start * BLOCK_PANELS * LANES, rows.min(row_blocks.end * BLOCK_PANELS * LANES));
+    let (start, end) = (panels.start * LANES, rows.min(panels.end * LANES));
     for i in 0..item.pairs.len() {
         // SAFETY: the output has `rows` elements a pair.
         unsafe { params.out.add(item.pairs.get(i) * rows + start).write_bytes(0, end - start) };

@@ -3,17 +3,21 @@
 //! The parameters are [`MatmulParams`]. Weights are packed (`rows16` of `ir::quant`) in any of its formats, activations
 //! f32 or, for the quantised formats, q8x32. One template is compiled for each pair and instruction set; it sums every
 //! output element over `k` upwards in a lane of its own, so the bits depend neither on the number of tokens, nor on the
-//! split of the grid, nor on the instruction set. The template is [`grouped_matmul`]'s: this is the launch of one group.
+//! split of the grid, nor on the instruction set. This is the grouped launch of one group; every kernel that multiplies
+//! shares one walk over tiles, [`block`].
 //!
 //! The grid cuts the weights into blocks of [`BLOCK_PANELS`] panels and the tokens into blocks that fit the second cache;
 //! neighbouring blocks share their tokens and stage them once a call, so a thread should get runs of blocks.
 
-pub(super) mod activations;
+pub(crate) mod activations;
+pub(crate) mod block;
+pub(crate) mod epilogue;
+pub(crate) mod prologue;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-pub(super) mod tile;
+pub(crate) mod tile;
 pub(crate) mod weights;
 
 use std::ffi::c_void;
@@ -23,9 +27,10 @@ use std::ops::Range;
 use ir::types::DType;
 
 pub(crate) use self::activations::integer_row_bytes;
+use self::block::Multiplier;
 use self::tile::{FloatProduct, IntegerProduct, Product};
 use super::CpuKernel;
-use super::grouped_matmul::{self, GroupedMatmul};
+use super::grouped_matmul;
 use super::isa::Isa;
 use super::simd::{self, Body, Simd};
 use crate::abi::{GroupedMatmulParams, MatmulParams};
@@ -50,7 +55,7 @@ pub fn blocks(activations: DType, params: &MatmulParams) -> usize {
 
 /// Bytes of scratch memory for launches of at most `tokens` tokens of `cols` columns.
 pub fn scratch_bytes(activations: DType, tokens: usize, cols: usize) -> usize {
-    grouped_matmul::staging_bytes(activations, tokens, cols)
+    block::staging_bytes(activations, tokens, cols)
 }
 
 /// The launch as one of a single slot and matrix.
@@ -61,7 +66,7 @@ fn one_group(params: &MatmulParams) -> GroupedMatmulParams {
 }
 
 /// The matmul of product `K`.
-struct Matmul<K>(PhantomData<K>);
+pub(super) struct Matmul<K>(PhantomData<K>);
 
 impl<K: Product> Body for Matmul<K> {
     #[inline(always)]
@@ -69,7 +74,8 @@ impl<K: Product> Body for Matmul<K> {
         // SAFETY: the caller passes a valid `MatmulParams` and blocks of its grid, which is that of the group.
         unsafe {
             let params = one_group(&*params.cast::<MatmulParams>());
-            S::call::<GroupedMatmul<K>>((&raw const params).cast(), blocks, scratch);
+            let row_bytes = K::row_bytes(params.cols as usize);
+            grouped_matmul::products(&params, row_bytes, Multiplier::new::<S, K>(), blocks, scratch);
         }
     }
 }

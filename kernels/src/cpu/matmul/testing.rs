@@ -4,6 +4,7 @@ use ir::quant;
 use ir::types::DType;
 
 use super::*;
+use crate::abi::{LayerNormParams, QuantizeRowsParams, RmsNormParams, ScaleColumnsParams};
 use crate::cpu::SCRATCH_ALIGN;
 
 /// A generator of numbers for tests (splitmix64).
@@ -116,5 +117,130 @@ pub(crate) unsafe fn launch<P>(kernel: CpuKernel, params: &P, ranges: &[Range<us
         let start = memory.as_ptr().align_offset(SCRATCH_ALIGN);
         // SAFETY: passed on.
         unsafe { kernel((&raw const *params).cast(), range.clone(), &mut memory[start..start + scratch_bytes]) };
+    }
+}
+
+/// Executes a whole launch of a kernel of the catalog, `step` blocks at a time, the last first.
+///
+/// # Safety
+/// As [`CpuKernel`], of that kernel's parameters.
+pub(crate) unsafe fn execute<P>(kernel: &str, variant: &str, isa: Isa, params: &P, step: usize) {
+    let info = crate::catalog::lookup(kernel).unwrap();
+    assert_eq!(info.params_bytes, size_of::<P>(), "{kernel}");
+    let function = info.select(variant, isa).unwrap_or_else(|| panic!("{kernel} has no variant {variant}"));
+    let at = (&raw const *params).cast();
+    // SAFETY: passed on.
+    unsafe {
+        let blocks = info.blocks(variant, at);
+        let ranges: Vec<_> = (0..blocks).step_by(step).rev().map(|b| b..blocks.min(b.saturating_add(step))).collect();
+        launch(function, params, &ranges, info.scratch_bytes(variant, at));
+    }
+}
+
+/// The address of values, or null.
+pub(crate) fn pointer(values: &Option<Vec<f32>>) -> *const f32 {
+    values.as_ref().map_or(std::ptr::null(), |v| v.as_ptr())
+}
+
+/// Rows as a launch finds them and what it is told to make of them, and the same done by separate launches.
+pub(crate) struct Input {
+    /// `[lines, cols]`
+    pub values: Vec<f32>,
+    /// What variants call it: `f32`, `q8x32`, `f32.block`, `f32.row`.
+    pub form: &'static str,
+    /// Number of the norm.
+    pub norm: u32,
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+    pub eps: f32,
+    pub cols: usize,
+    rounded: Vec<u8>,
+}
+
+impl Input {
+    /// Random rows; forms that products of `weights` do not have become `f32`, and rows of integers have no norm.
+    pub fn random(weights: DType, lines: usize, cols: usize, (form, norm): (&'static str, u32), seed: u64) -> Input {
+        let mut random = Random(seed);
+        let form = if quant::format(weights).unwrap().is_integer() { form } else { "f32" };
+        let values: Vec<f32> = random.values(lines * cols).iter().map(|x| x + 0.1).collect();
+        let row_bytes = quant::row_bytes(DType::Q8X32, cols as u64).unwrap() as usize;
+        let mut rounded = vec![0; lines * row_bytes];
+        for (row, x) in rounded.chunks_exact_mut(row_bytes).zip(values.chunks_exact(cols)) {
+            quant::activations::quantize_row(x, quant::activations::Granularity::Block, row).unwrap();
+        }
+        let bias = (norm == 2 && seed.is_multiple_of(2)).then(|| random.values(cols));
+        let norm = if form == "q8x32" { 0 } else { norm };
+        Input { values, form, norm, weight: random.values(cols), bias, eps: 1e-5, cols, rounded }
+    }
+
+    /// What the launch reads.
+    pub fn x(&self) -> *const std::ffi::c_void {
+        if self.form == "q8x32" { self.rounded.as_ptr().cast() } else { self.values.as_ptr().cast() }
+    }
+
+    /// The type that the product reads.
+    pub fn activations(&self) -> &'static str {
+        if self.form == "f32" { "f32" } else { "q8x32" }
+    }
+
+    /// Rows as the product reads them, made by the kernels of norms and rounding.
+    pub fn prepared(&self, isa: Isa) -> Vec<u8> {
+        if self.form == "q8x32" {
+            return self.rounded.clone();
+        }
+        let normed = self.normed(isa);
+        if self.form == "f32" {
+            return normed.iter().flat_map(|x| x.to_le_bytes()).collect();
+        }
+        let mut out = vec![0; self.rounded.len()];
+        let (x, rows, cols) = (normed.as_ptr(), (normed.len() / self.cols) as u32, self.cols as u32);
+        let params = QuantizeRowsParams { x, out: out.as_mut_ptr().cast(), rows, cols };
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { execute("quantize_rows", &self.form[4..], isa, &params, 1) };
+        out
+    }
+
+    /// Normalised rows.
+    pub fn normed(&self, isa: Isa) -> Vec<f32> {
+        let mut to = vec![f32::NAN; self.values.len()];
+        let (x, out, weight, bias) = (self.values.as_ptr(), to.as_mut_ptr(), self.weight.as_ptr(), pointer(&self.bias));
+        let (rows, cols, eps) = ((to.len() / self.cols) as u32, self.cols as u32, self.eps);
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe {
+            match self.norm {
+                1 => execute("rms_norm", "", isa, &RmsNormParams { x, weight, out, rows, cols, eps, reserved: 0 }, 1),
+                2 => {
+                    let params = LayerNormParams { x, weight, bias, out, rows, cols, eps, reserved: 0 };
+                    execute("layer_norm", "", isa, &params, 1);
+                }
+                3 => execute("scale_columns", "", isa, &ScaleColumnsParams { x, w: weight, out, rows, cols }, 1),
+                _ => to.copy_from_slice(&self.values),
+            }
+        }
+        to
+    }
+
+    /// The rows by their definition.
+    pub fn exact(&self) -> Vec<f64> {
+        let weight = |c: usize| f64::from(self.weight[c]);
+        let bias = |c: usize| self.bias.as_ref().map_or(0.0, |b| f64::from(b[c]));
+        let row = |row: &[f32]| -> Vec<f64> {
+            let x: Vec<f64> = row.iter().map(|x| f64::from(*x)).collect();
+            let mean = if self.norm == 2 { x.iter().sum::<f64>() / x.len() as f64 } else { 0.0 };
+            let square = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+            let scale = 1.0 / (square + f64::from(self.eps)).sqrt();
+            let normed = |(c, x): (usize, &f64)| match self.norm {
+                1 | 2 => (x - mean) * scale * weight(c) + bias(c),
+                3 => x * weight(c),
+                _ => *x,
+            };
+            x.iter().enumerate().map(normed).collect()
+        };
+        self.values.chunks_exact(self.cols).flat_map(row).collect()
+    }
+
+    /// Greatest error of a product's row relative to the norms of its factors.
+    pub fn tolerance(&self) -> f64 {
+        if self.form == "f32" { 1e-5 } else { 2e-2 }
     }
 }

@@ -10,6 +10,8 @@
 
 use std::marker::PhantomData;
 
+use ir::types::DType;
+
 use super::activations::{Integers, Numbers, integer_row_bytes, stage_integers, stage_numbers};
 use super::weights::{CHUNK, Code, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
 use crate::cpu::simd::Simd;
@@ -29,6 +31,8 @@ pub(crate) trait Product {
     type Weights: Columns;
     /// Activations of one token and group, as staged in scratch memory.
     type Activation;
+    /// Type of activations in memory.
+    const ACTIVATIONS: DType;
     /// Tokens staged together.
     const TOKENS: usize;
     /// Panels one token is multiplied by at a time.
@@ -55,6 +59,7 @@ impl<W: Columns> Product for FloatProduct<W> {
     type Weights = W;
     type Activation = Numbers;
 
+    const ACTIVATIONS: DType = DType::F32;
     const TOKENS: usize = NUMBER_TOKENS;
     // One chain of dependent multiply-adds would wait for its latency.
     const PANELS: usize = 4;
@@ -157,6 +162,7 @@ impl<P: Planes, C: Scales, N: Code> Product for IntegerProduct<Quantised<P, C, N
     type Weights = Quantised<P, C, N>;
     type Activation = Integers;
 
+    const ACTIVATIONS: DType = DType::Q8X32;
     const TOKENS: usize = INTEGER_TOKENS;
     // The groups' integer sums are independent of each other: one panel fills the pipeline.
     const PANELS: usize = 1;

@@ -5,6 +5,7 @@
 //! bucket's, serves all buckets, since results live only until the next step.
 
 mod cores;
+mod overhead;
 mod plan;
 mod region;
 mod runner;
@@ -13,12 +14,14 @@ mod team;
 use std::sync::Arc;
 
 use ir::op::PAGE_TOKENS;
+use ir::program::Program;
 use ir::types::DType;
 use kernels::cpu::isa::Isa;
 
 use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, StepInputs};
 use crate::artifact::{Artifact, Manifest};
 pub use cores::usable_cores;
+pub use overhead::Overhead;
 use plan::{Addresses, Plan, Sizes};
 use region::Region;
 pub use runner::ProgramRunner;
@@ -178,11 +181,16 @@ fn check_memory(manifest: &Manifest, pages: u64, limit: Option<u64>) -> Result<(
     }
 }
 
+/// Most KV pages that programs can address.
+pub fn most_pages(programs: &[Program]) -> u64 {
+    let most = programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == "N").map(|s| s.max).min();
+    most.unwrap_or(u64::MAX).min(i32::MAX as u64)
+}
+
 /// What each bucket's steps may be.
 fn input_limits(artifact: &Artifact, pages: u64) -> Result<Vec<InputLimits>, DeviceError> {
     let manifest = artifact.manifest();
-    let most = artifact.programs().iter().flat_map(|p| &p.symbols).filter(|s| s.name == "N").map(|s| s.max).min();
-    let most = most.unwrap_or(u64::MAX).min(i32::MAX as u64);
+    let most = most_pages(artifact.programs());
     if pages == 0 || pages > most {
         let message = format!("{pages} KV pages are not from 1 to {most}");
         return Err(DeviceError::Option { option: "pages", message });
@@ -226,13 +234,19 @@ struct InputMemory {
 
 impl InputMemory {
     fn reserve(limits: &[InputLimits]) -> Result<InputMemory, DeviceError> {
+        let (places, bytes) = InputMemory::layout(limits);
+        Ok(InputMemory { region: Region::new("step inputs", bytes)?, places })
+    }
+
+    /// Where each input goes, as in `places`, and the bytes of all.
+    fn layout(limits: &[InputLimits]) -> ([(&'static str, u64, u64); 6], u64) {
         let most = |size: fn(&InputLimits) -> usize| limits.iter().map(size).max().unwrap_or(0) as u64;
         let tokens = most(|l| l.tokens);
         let mut places = [
             ("ids", 0, tokens),
             ("positions", 0, tokens),
             ("sequences", 0, tokens),
-            ("page_table", 0, most(|l| l.sequences) * most(|l| l.page_columns)),
+            ("page_table", 0, most(|l| l.sequences).saturating_mul(most(|l| l.page_columns))),
             ("logit_rows", 0, most(|l| l.logit_rows)),
             ("rope_tables", 0, tokens),
         ];
@@ -241,7 +255,7 @@ impl InputMemory {
             *offset = end;
             end = end.saturating_add(room.saturating_mul(4)).next_multiple_of(INPUT_ALIGNMENT);
         }
-        Ok(InputMemory { region: Region::new("step inputs", end)?, places })
+        (places, end)
     }
 
     fn address(&self, name: &str) -> Option<*mut u8> {

@@ -1,0 +1,310 @@
+//! What is known of a block's shared memory: which bytes were written, which are the target of a copy in flight, and which warps read or
+//! wrote each word since they last met the others.
+//!
+//! A race is a pair of accesses to one word by different warps, one a write, with no barrier between them. Every warp has a vector clock
+//! that barriers join, so a race is found whatever order the warps run in. State is kept for lines of 32 words; a line whose last
+//! conflict lies before the last barrier of the whole block is passed in a few instructions.
+
+/// Bytes of a line.
+pub(crate) const LINE: usize = 128;
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedFault {
+    Uninitialised,
+    InFlight,
+    /// The other warp and whether it wrote.
+    Race {
+        warp: u32,
+        wrote: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    /// Words written whole.
+    words: u32,
+    /// Bytes written, of words written in part.
+    bytes: u128,
+    in_flight: u32,
+    /// Block-wide barriers passed when `readers` and `writers` were last cleared.
+    tick: u32,
+    readers: u32,
+    writers: u32,
+}
+
+/// A warp's accesses to a line while its own clock stood at `clock`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    words: u32,
+    clock: u32,
+}
+
+/// Shadow of one block's shared memory.
+#[derive(Debug)]
+pub(crate) struct Shadow {
+    warps: usize,
+    lines: Vec<Line>,
+    reads: Vec<Seen>,
+    writes: Vec<Seen>,
+    /// `clocks[w][v]`: the last clock of warp v that warp w knows to be over; `clocks[w][w]` is w's own.
+    clocks: Vec<Vec<u32>>,
+    tick: u32,
+}
+
+impl Shadow {
+    pub fn new(bytes: usize, warps: usize) -> Shadow {
+        let lines = bytes.div_ceil(LINE);
+        let clocks = (0..warps).map(|w| (0..warps).map(|v| u32::from(v == w)).collect()).collect();
+        let seen = vec![Seen::default(); lines * warps];
+        Shadow { warps, lines: vec![Line::default(); lines], reads: seen.clone(), writes: seen, clocks, tick: 1 }
+    }
+
+    /// The warps of `mask` met at a barrier; `whole` if they are all warps of the block that still run.
+    pub fn barrier(&mut self, mask: u32, whole: bool) {
+        let members: Vec<usize> = (0..self.warps).filter(|w| mask >> w & 1 == 1).collect();
+        let mut joined = vec![0; self.warps];
+        for &w in &members {
+            joined.iter_mut().zip(&self.clocks[w]).for_each(|(j, c)| *j = (*j).max(*c));
+        }
+        for &w in &members {
+            self.clocks[w].copy_from_slice(&joined);
+            self.clocks[w][w] += 1;
+        }
+        if whole {
+            self.tick += 1;
+        }
+    }
+
+    /// What `warp` knows, for another to learn through an mbarrier; its own clock moves on.
+    pub fn release(&mut self, warp: usize, into: &mut Vec<u32>) {
+        into.resize(self.warps, 0);
+        into.iter_mut().zip(&self.clocks[warp]).for_each(|(j, c)| *j = (*j).max(*c));
+        self.clocks[warp][warp] += 1;
+    }
+
+    pub fn acquire(&mut self, warp: usize, from: &[u32]) {
+        let own = self.clocks[warp][warp];
+        self.clocks[warp].iter_mut().zip(from).for_each(|(c, f)| *c = (*c).max(*f));
+        self.clocks[warp][warp] = own;
+    }
+
+    #[inline]
+    fn line(&mut self, line: usize) -> &mut Line {
+        let tick = self.tick;
+        let line = &mut self.lines[line];
+        if line.tick != tick {
+            (line.tick, line.readers, line.writers) = (tick, 0, 0);
+        }
+        line
+    }
+
+    /// For reads of one warp that are expected to be right.
+    #[inline]
+    pub fn reader(&mut self, warp: usize) -> Reader<'_> {
+        let clock = self.clocks[warp][warp];
+        Reader { lines: &mut self.lines, reads: &mut self.reads, warps: self.warps, warp, clock, tick: self.tick }
+    }
+
+    /// Notes a read of words of a line; `part` gives the bytes if they are no whole words.
+    #[inline]
+    pub fn read(&mut self, warp: usize, line: usize, words: u32, part: Option<u128>) -> Option<SharedFault> {
+        let state = self.line(line);
+        let written = match part {
+            None => state.words & words == words,
+            Some(bytes) => state.words & words == words || covered(state, bytes),
+        };
+        if state.in_flight & words != 0 {
+            return Some(SharedFault::InFlight);
+        }
+        if !written {
+            return Some(SharedFault::Uninitialised);
+        }
+        let others = state.writers & !(1 << warp);
+        state.readers |= 1 << warp;
+        let fault = if others != 0 { self.conflict(warp, line, words, others, true) } else { None };
+        let own = self.clocks[warp][warp];
+        note(&mut self.reads[line * self.warps + warp], words, own);
+        fault
+    }
+
+    /// Notes a write of words of a line.
+    #[inline]
+    pub fn write(&mut self, warp: usize, line: usize, words: u32, part: Option<u128>) -> Option<SharedFault> {
+        let state = self.line(line);
+        match part {
+            None => state.words |= words,
+            Some(bytes) => complete(state, bytes),
+        }
+        if state.in_flight & words != 0 {
+            return Some(SharedFault::InFlight);
+        }
+        self.note_write(warp, line, words)
+    }
+
+    fn note_write(&mut self, warp: usize, line: usize, words: u32) -> Option<SharedFault> {
+        let state = self.line(line);
+        let (writers, readers) = (state.writers & !(1 << warp), state.readers & !(1 << warp));
+        state.writers |= 1 << warp;
+        let mut fault = None;
+        if writers != 0 {
+            fault = self.conflict(warp, line, words, writers, true);
+        }
+        if readers != 0 && fault.is_none() {
+            fault = self.conflict(warp, line, words, readers, false);
+        }
+        let own = self.clocks[warp][warp];
+        note(&mut self.writes[line * self.warps + warp], words, own);
+        fault
+    }
+
+    /// A copy into these words was issued: it may write from now on.
+    pub fn issue(&mut self, warp: usize, line: usize, words: u32) -> Option<SharedFault> {
+        let state = self.line(line);
+        let fault = (state.in_flight & words != 0).then_some(SharedFault::InFlight);
+        state.in_flight |= words;
+        let race = self.note_write(warp, line, words);
+        fault.or(race)
+    }
+
+    /// The copy into these words has landed.
+    pub fn land(&mut self, warp: usize, line: usize, words: u32) {
+        let state = self.line(line);
+        state.in_flight &= !words;
+        state.words |= words;
+        // Any race was reported when the copy was issued.
+        self.note_write(warp, line, words);
+    }
+
+    /// Marks bytes as written without a check: atomics order themselves.
+    pub fn mark(&mut self, line: usize, words: u32) {
+        self.lines[line].words |= words;
+    }
+
+    pub fn is_written(&self, line: usize, words: u32) -> bool {
+        self.lines[line].words & words == words
+    }
+
+    /// The first of the warps `others` whose last accesses touch these words and are not known to be over.
+    #[cold]
+    fn conflict(&self, warp: usize, line: usize, words: u32, others: u32, wrote: bool) -> Option<SharedFault> {
+        let table = if wrote { &self.writes } else { &self.reads };
+        (0..self.warps).filter(|w| others >> w & 1 == 1).find_map(|other| {
+            let seen = table[line * self.warps + other];
+            let over = self.clocks[warp][other] >= seen.clock;
+            (!over && seen.words & words != 0).then_some(SharedFault::Race { warp: other as u32, wrote })
+        })
+    }
+}
+
+/// See [`Shadow::reader`].
+pub(crate) struct Reader<'a> {
+    lines: &'a mut [Line],
+    reads: &'a mut [Seen],
+    warps: usize,
+    warp: usize,
+    clock: u32,
+    tick: u32,
+}
+
+impl Reader<'_> {
+    /// Notes a read of whole words; false if it may be wrong, so that [`Shadow::read`] must look.
+    #[inline(always)]
+    pub fn read(&mut self, line: usize, words: u32) -> bool {
+        note(&mut self.reads[line * self.warps + self.warp], words, self.clock);
+        let state = &mut self.lines[line];
+        if state.tick != self.tick {
+            (state.tick, state.readers, state.writers) = (self.tick, 0, 0);
+        }
+        let me = 1 << self.warp;
+        state.readers |= me;
+        (words & !state.words) | (words & state.in_flight) | (state.writers & !me) == 0
+    }
+}
+
+#[inline(always)]
+fn note(seen: &mut Seen, words: u32, clock: u32) {
+    if seen.clock != clock {
+        *seen = Seen { words, clock };
+    } else {
+        seen.words |= words;
+    }
+}
+
+fn spread(word: u32) -> u128 {
+    15 << (4 * word)
+}
+
+/// Whether all of `bytes` were written, in whole words or in part.
+fn covered(line: &Line, bytes: u128) -> bool {
+    (0..32).all(|w| line.words >> w & 1 == 1 || bytes & spread(w) & !line.bytes == 0)
+}
+
+fn complete(line: &mut Line, bytes: u128) {
+    line.bytes |= bytes;
+    for w in (0..32).filter(|&w| bytes & spread(w) != 0) {
+        if line.bytes & spread(w) == spread(w) {
+            line.words |= 1 << w;
+        }
+    }
+}
+
+/// Splits bytes `offset..offset + bytes` into lines: `f(line, words, part)`, where `part` is set for ranges that are no whole words.
+#[inline]
+pub(crate) fn for_lines(offset: usize, bytes: usize, mut f: impl FnMut(usize, u32, Option<u128>)) {
+    let (mut at, end) = (offset, offset + bytes);
+    while at < end {
+        let line = at / LINE;
+        let stop = end.min((line + 1) * LINE);
+        let (from, to) = (at % LINE, (stop - 1) % LINE + 1);
+        let words = super::allocation::bit_range(from / 4, to.div_ceil(4));
+        let part = (from % 4 != 0 || to % 4 != 0).then(|| (u128::MAX >> (128 - (to - from))) << from);
+        f(line, words, part);
+        at = stop;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_and_a_read_race_until_a_barrier() {
+        let mut shadow = Shadow::new(256, 2);
+        assert_eq!(shadow.write(0, 0, 1, None), None);
+        assert_eq!(shadow.read(1, 0, 1, None), Some(SharedFault::Race { warp: 0, wrote: true }));
+        shadow.barrier(3, true);
+        assert_eq!(shadow.read(1, 0, 1, None), None);
+        assert_eq!(shadow.write(0, 0, 1, None), Some(SharedFault::Race { warp: 1, wrote: false }));
+        assert_eq!(shadow.write(0, 0, 2, None), None);
+    }
+
+    #[test]
+    fn a_barrier_of_some_warps_orders_only_them() {
+        let mut shadow = Shadow::new(128, 3);
+        shadow.write(0, 0, 1, None);
+        shadow.barrier(0b011, false);
+        assert_eq!(shadow.read(1, 0, 1, None), None);
+        assert_eq!(shadow.read(2, 0, 1, None), Some(SharedFault::Race { warp: 0, wrote: true }));
+    }
+
+    #[test]
+    fn bytes_make_a_word() {
+        let mut shadow = Shadow::new(128, 1);
+        for byte in 0..4 {
+            assert_eq!(shadow.read(0, 0, 1, None), Some(SharedFault::Uninitialised));
+            assert_eq!(shadow.write(0, 0, 1, Some(1 << byte)), None);
+        }
+        assert_eq!(shadow.read(0, 0, 1, None), None);
+    }
+
+    #[test]
+    fn copies_are_in_flight_until_they_land() {
+        let mut shadow = Shadow::new(128, 1);
+        assert_eq!(shadow.issue(0, 0, 15), None);
+        shadow.mark(0, 15);
+        assert_eq!(shadow.read(0, 0, 1, None), Some(SharedFault::InFlight));
+        shadow.land(0, 0, 15);
+        assert_eq!(shadow.read(0, 0, 1, None), None);
+    }
+}
