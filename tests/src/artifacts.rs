@@ -9,7 +9,7 @@ use compiler::progress::Silent;
 use compiler::target::{Activations, Target};
 use models::Checkpoint;
 use runtime::artifact::{Artifact, OpenOptions};
-use runtime::engine::{Engine, EngineOptions};
+use runtime::engine::{Chunk, Engine, EngineOptions, Rows};
 use tempfile::TempDir;
 
 /// Options for the cpu target.
@@ -41,4 +41,16 @@ pub fn compile_with(checkpoint: &Path, options: &CompileOptions) -> (TempDir, Ar
 pub fn engine(artifact: &Arc<Artifact>, kv_tokens: u64, options: EngineOptions) -> Engine {
     let options = EngineOptions { kv_tokens: Some(kv_tokens), ..options };
     Engine::new(artifact.clone(), &options).expect("engine")
+}
+
+/// Logits of every position, the prompt given in pieces of `chunk` tokens.
+pub fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
+    let sequence = engine.open_sequence_for(ids.len() as u64);
+    let mut all = Vec::new();
+    for tokens in ids.chunks(chunk) {
+        let step = [Chunk { sequence, tokens, logits: Rows::All }];
+        engine.step_each(&step, |row| all.extend_from_slice(row.logits)).expect("a step");
+    }
+    engine.close_sequence(sequence).expect("an open sequence");
+    all
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use compiler::target::Activations;
 use kernels::cpu::isa::Isa;
-use moesaic_tests::artifacts::{compile, compile_traced, engine};
+use moesaic_tests::artifacts::{compile, compile_traced, engine, logits};
 use moesaic_tests::golden::{self, Golden, Prompt};
 use runtime::engine::generate::{GenerationRequest, generate};
 use runtime::engine::{Chunk, Engine, EngineOptions, Rows};
@@ -17,18 +17,6 @@ const TABLE_FILE: &str = "golden.txt";
 
 /// Below this gap between the two largest logits a different greedy token is rounding, not an error.
 const NEAR_TIE: f32 = 1e-4;
-
-/// Logits of every position, the prompt given in pieces of `chunk` tokens.
-fn logits(engine: &mut Engine, ids: &[u32], chunk: usize) -> Vec<f32> {
-    let sequence = engine.open_sequence_for(ids.len() as u64);
-    let mut all = Vec::new();
-    for tokens in ids.chunks(chunk) {
-        let step = [Chunk { sequence, tokens, logits: Rows::All }];
-        engine.step_each(&step, |row| all.extend_from_slice(row.logits)).unwrap();
-    }
-    engine.close_sequence(sequence).unwrap();
-    all
-}
 
 /// Worst relative RMS over the prompts.
 fn check_logits(golden: &Golden, engine: &mut Engine) -> f64 {
