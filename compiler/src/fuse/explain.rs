@@ -178,7 +178,12 @@ impl Names<'_> {
                 let shown = term.children.iter().map(|child| self.show(child, depth - 1));
                 let shown: Vec<String> = shown.collect();
                 let given = shown.iter().take(op.def().operands.len()).filter(|text| *text != "_");
-                format!("{}({})", op.name(), given.cloned().collect::<Vec<_>>().join(", "))
+                let emission = shown
+                    .iter()
+                    .skip(op.def().operands.len())
+                    .find(|text| ["squares", "router"].contains(&text.as_str()));
+                let given: Vec<String> = given.cloned().chain(emission.map(|e| format!("emit {e}"))).collect();
+                format!("{}({})", op.name(), given.join(", "))
             }
             Head::Leaf(i) => self.leaf(self.body.leaves[i as usize]),
             Head::Constant(i) => match self.body.constants.get(i as usize) {

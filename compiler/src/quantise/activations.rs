@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use ir::graph::{Graph, GraphError, NodeKind};
+use ir::graph::{Graph, GraphError, NodeKind, ValueId};
 use ir::op::{Attr, Op};
 use ir::quant;
 use ir::types::DType;
@@ -25,7 +25,7 @@ pub fn quantise_activations(graph: &Graph) -> Result<Graph, GraphError> {
                     Some(value) => *value,
                     None => {
                         let granularity = [("granularity", Attr::Str("block".into()))];
-                        let label = new.node(x).name.clone();
+                        let label = label_of(new, x);
                         let value = new.op(Op::QuantizeRows, &[x], &granularity, &label)?;
                         rounded.insert(x, value);
                         value
@@ -35,4 +35,12 @@ pub fn quantise_activations(graph: &Graph) -> Result<Graph, GraphError> {
         }
         Ok(keep(new, node))
     })
+}
+
+/// The label of a value, or of what it is a view of.
+fn label_of(graph: &Graph, mut value: ValueId) -> String {
+    while let (true, Some(x)) = (graph.node(value).op().is_some_and(Op::is_view), graph.node(value).operand(0)) {
+        value = x;
+    }
+    graph.node(value).name.clone()
 }
