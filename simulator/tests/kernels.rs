@@ -90,8 +90,10 @@ fn results_findings_and_counters_do_not_depend_on_threads() {
 #[test]
 fn options_change_no_result() {
     let reference = gemv(GEMV[1], 16, 512, &everything()).0;
-    for (checks, counters) in [(false, false), (true, false), (false, true)] {
-        assert_eq!(gemv(GEMV[1], 16, 512, &Options { checks, counters, ..Options::default() }).0, reference);
+    for (checks, counters, portable) in
+        [(false, false, false), (true, false, false), (false, true, false), (true, true, true)]
+    {
+        assert_eq!(gemv(GEMV[1], 16, 512, &Options { checks, counters, portable, ..Options::default() }).0, reference);
     }
 }
 

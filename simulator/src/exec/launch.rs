@@ -51,11 +51,13 @@ pub struct Options {
     pub threads: usize,
     /// Warp instructions of one block (of the launch, where blocks wait for each other) after which it counts as endless.
     pub instruction_limit: u64,
+    /// Leave the processor's AVX2 and FMA aside. Results are the same, only slower: a check of that very claim.
+    pub portable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { checks: true, counters: false, threads: 0, instruction_limit: 1 << 33 }
+        Options { checks: true, counters: false, threads: 0, instruction_limit: 1 << 33, portable: false }
     }
 }
 

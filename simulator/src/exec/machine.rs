@@ -108,7 +108,7 @@ impl<'a> Machine<'a> {
             threads_per_block,
             shared_bytes: code.static_shared as usize + launch.dynamic_shared as usize,
             interleaved: launch.cooperative || code.communicates,
-            fused: super::interpreter::has_vector_units(),
+            fused: !options.portable && super::interpreter::has_vector_units(),
         })
     }
 
