@@ -1,12 +1,13 @@
 //! Whether a model fits a memory, and what is left for its KV cache: from programs and sizes of weights, before any weight is read.
 //!
-//! On the cpu device everything is counted as the runtime counts it. Of a GPU, what the driver takes for itself cannot be known without
-//! one, so it enters as two constants that are called estimates wherever they are shown.
+//! On the cpu device everything is counted as the runtime counts it. Of a GPU, weights, results, cache and the workspace of kernels are exact;
+//! what the driver takes for itself cannot be known without one, so it enters as two constants that are called estimates wherever they are shown.
 
 use ir::op::PAGE_TOKENS;
 use ir::program::Program;
 use ir::types::DType;
 use kernels::cpu::isa::Isa;
+use kernels::params::{ParamsError, largest_workspace};
 use models::Model;
 use models::hyperparameters::KvGeometry;
 use runtime::byte_size::ByteSize;
@@ -110,6 +111,9 @@ pub enum BudgetError {
     /// Sizes of weights are unknown.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A launch of a GPU's program cannot be sized.
+    #[error(transparent)]
+    Params(#[from] ParamsError),
     /// The cpu device could not be asked.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -173,12 +177,16 @@ impl Footprint {
         let graphs = programs.len() as u64;
         let overhead = match options.target {
             Target::Cpu => Overhead::Cpu(cpu::Overhead::new(programs, threads, Some(Isa::Portable))?),
-            Target::Cuda(_) => Overhead::Estimate(CUDA_CONTEXT_ESTIMATE + graphs * CUDA_GRAPH_ESTIMATE),
+            Target::Cuda(_) => {
+                let workspaces = programs.iter().map(largest_workspace).collect::<Result<Vec<u64>, _>>()?;
+                let workspace = workspaces.into_iter().max().unwrap_or(0);
+                Overhead::Estimate(workspace + CUDA_CONTEXT_ESTIMATE + graphs * CUDA_GRAPH_ESTIMATE)
+            }
         };
         let symbol =
             |name: &str| programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == name).map(|s| s.max).max();
         Ok(Footprint {
-            weights: package::weight_bytes(&model.graph)?,
+            weights: package::weight_bytes(&model.graph, package::packed_layout(options.target))?,
             arena: programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
             context: options.max_model_len.unwrap_or(model.hyper.max_context),
             step_sequences: symbol("S").unwrap_or(1),

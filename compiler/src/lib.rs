@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod cost;
+pub mod emit;
 pub mod fuse;
 pub mod lower;
 pub mod package;

@@ -36,6 +36,10 @@ enum Verb {
     Fit(verbs::fit::FitArgs),
     /// Show an artifact: model, programs, launches, memory plan
     Inspect(verbs::inspect::InspectArgs),
+    /// Find what kernels for GPUs are compiled with, or fetch it, and show it
+    Toolchain(verbs::toolchain::ToolchainArgs),
+    /// Execute and check an artifact's code for GPUs without one
+    Simulate(runtime::cli::SimulateArgs),
     /// Show what this machine offers
     Doctor(runtime::cli::DoctorArgs),
 }
@@ -73,6 +77,8 @@ fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
         Verb::Synth(args) => verbs::synth::synth(&args)?,
         Verb::Fit(args) => verbs::fit::fit(&args)?,
         Verb::Inspect(args) => verbs::inspect::inspect(&args)?,
+        Verb::Toolchain(args) => verbs::toolchain::toolchain(&args)?,
+        Verb::Simulate(args) => runtime::cli::simulate(&args, Some(&compiler::report::simulation_page))?,
         Verb::Doctor(args) => runtime::cli::doctor(&args, Some(&compiler::target::Target::Cpu.spec()))?,
     }
     Ok(())

@@ -7,7 +7,10 @@ pub trait Progress {
     /// A step begins that will take `total` bytes.
     fn begin(&self, what: &str, total: u64);
 
-    /// So many bytes more are done.
+    /// A step begins that will take `total` pieces of work.
+    fn begin_count(&self, what: &str, total: u64);
+
+    /// So many bytes, or pieces, more are done.
     fn advance(&self, bytes: u64);
 
     /// The step is done.
@@ -19,6 +22,8 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn begin(&self, _: &str, _: u64) {}
+
+    fn begin_count(&self, _: &str, _: u64) {}
 
     fn advance(&self, _: u64) {}
 
@@ -34,14 +39,23 @@ impl Default for Bar {
     }
 }
 
-impl Progress for Bar {
-    fn begin(&self, what: &str, total: u64) {
-        let style =
-            ProgressStyle::with_template("{msg:20} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
+impl Bar {
+    fn start(&self, template: &str, what: &str, total: u64) {
+        let style = ProgressStyle::with_template(template);
         self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         self.0.reset();
         self.0.set_length(total);
         self.0.set_message(what.to_string());
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, what: &str, total: u64) {
+        self.start("{msg:20} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}", what, total);
+    }
+
+    fn begin_count(&self, what: &str, total: u64) {
+        self.start("{msg:20} {wide_bar} {pos}/{len} {eta}", what, total);
     }
 
     fn advance(&self, bytes: u64) {

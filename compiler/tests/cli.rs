@@ -233,7 +233,7 @@ fn an_artifact_for_a_gpu_runs_on_the_processor() {
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(artifact.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["target"], "sm_90");
-    assert_eq!(manifest["activations"], "f32");
+    assert_eq!(manifest["activations"], "f16");
     assert_eq!(greedy(&artifact), greedy(&compiled(folder.path())));
     assert_fails(&["run", text(&artifact), "-p", "x", "--device", "cuda"], &["cuda", "sm_90"]);
 }

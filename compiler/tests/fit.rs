@@ -53,7 +53,8 @@ fn quantising_makes_room_and_a_gpu_has_an_estimated_overhead() {
     assert!(pages(&["aix-tiny", "--vram", "16MiB", "--quant", "q4g32"]) > pages(&["aix-tiny", "--vram", "16MiB"]));
     let gpu = report(&["aix-1b", "--vram", "8GiB", "--target", "sm_90", "-c", "4k"]);
     assert_eq!((gpu["overhead_is"].as_str(), gpu["max_context"].as_u64()), (Some("estimate"), Some(4096)));
-    assert!(gpu["kv"].as_array().unwrap().iter().any(|entry| entry["type"] == "f32"));
+    let f32 = report(&["aix-1b", "--vram", "8GiB", "--target", "sm_90", "-c", "4k", "--activations", "f32"]);
+    assert!(f32["kv"].as_array().unwrap().iter().any(|entry| entry["type"] == "f32"));
     let table = String::from_utf8(fit(&["aix-tiny", "--vram", "1G", "--target", "sm_80"]).stdout).unwrap();
     assert!(table.contains("an estimate") && table.contains("max context"), "{table}");
 }

@@ -14,7 +14,7 @@ use compiler::pipeline::bucket;
 use compiler::quantise::activations::quantise_activations;
 use compiler::quantise::assign;
 use compiler::quantise::options::QuantOptions;
-use compiler::target::Target;
+use compiler::target::{Activations, Target};
 use ir::graph::{Graph, NodeKind};
 use ir::interp::{Interpreter, Tensor};
 use ir::types::DType;
@@ -34,17 +34,17 @@ fn golden_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// A checkpoint's graph as it comes before fusion, its activations rounded or not.
-fn imported(folder: &Path, int8: bool) -> Graph {
-    graph_of(&Checkpoint::open(folder).expect("a checkpoint"), int8)
+/// A checkpoint's graph as it comes before fusion, its activations rounded as they say.
+fn imported(folder: &Path, activations: Activations) -> Graph {
+    graph_of(&Checkpoint::open(folder).expect("a checkpoint"), activations)
 }
 
-fn graph_of(checkpoint: &Checkpoint, int8: bool) -> Graph {
-    let kv_dtype = if int8 { DType::F16 } else { DType::F32 };
+fn graph_of(checkpoint: &Checkpoint, activations: Activations) -> Graph {
+    let kv_dtype = activations.kv_dtype();
     let options =
         ImportOptions { max_tokens: 512, max_sequences: 8, max_model_len: 64, kv_dtype, trace_routing: false };
     let graph = models::import(checkpoint, &options).expect("a model").graph;
-    if int8 { quantise_activations(&graph).expect("rounded") } else { graph }
+    quantise_activations(&graph, activations).expect("rounded")
 }
 
 fn fused(graph: &Graph, fusion: Fusion) -> Fused {
@@ -70,10 +70,11 @@ fn ops(graph: &Graph) -> Vec<&'static str> {
 #[test]
 fn every_golden_model_fuses_to_a_valid_graph_within_limits() {
     for folder in golden_folders() {
-        for (int8, fusion) in [(false, Fusion::Full), (true, Fusion::Full), (true, Fusion::Exact)] {
-            let graph = imported(&folder, int8);
+        let full = Activations::ALL.map(|activations| (activations, Fusion::Full));
+        for (activations, fusion) in full.into_iter().chain([(Activations::Int8, Fusion::Exact)]) {
+            let graph = imported(&folder, activations);
             let fused = fused(&graph, fusion);
-            let name = format!("{} int8 {int8} {fusion}", folder.display());
+            let name = format!("{} {activations} {fusion}", folder.display());
             assert_eq!(fused.report.limits(), Vec::<String>::new(), "{name}");
             for bucket in &fused.graphs {
                 verify_graph(bucket).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -154,7 +155,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn a_fused_model_means_the_same() {
     for folder in golden_folders() {
-        let graph = imported(&folder, false);
+        let graph = imported(&folder, Activations::F32);
         let expected = logits(&graph);
         assert!(expected.iter().all(|v| v.is_finite()), "{}", folder.display());
         for (fusion, tolerance) in [(Fusion::Exact, 1e-6), (Fusion::Full, 1e-4)] {
@@ -171,12 +172,12 @@ fn a_fused_model_means_the_same() {
 fn a_decode_step_of_a_layer_takes_five_launches() {
     for name in ["llama31", "qwen2", "qwen3", "mistral", "smollm2", "aix", "mixtral", "qwen3_moe", "gpt_oss"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
-        for int8 in [false, true] {
-            let graph = imported(&folder, int8);
+        for activations in Activations::ALL {
+            let graph = imported(&folder, activations);
             let fused = fused(&graph, Fusion::Full);
             let launches = launches(&fused.graphs[0]);
             assert!(!launches.is_empty());
-            assert!(launches.values().all(|count| *count == 5), "{name}: {launches:?}");
+            assert!(launches.values().all(|count| *count == 5), "{name} {activations}: {launches:?}");
             // Of rules that change rounding the router's alone is worth it where each launch costs the same.
             let rounding = fused.report.bodies.iter().flat_map(|b| &b.rounded_by);
             assert!(rounding.into_iter().all(|(rule, _)| *rule == "router-partials"), "{name}: {}", fused.report);
@@ -190,9 +191,10 @@ fn models_of_published_widths_take_five_launches_to_decode_on_every_gpu() {
     let (registry, fusion) = (Registry::default(), Fusion::Full);
     // Gemma's layers have four norms: the two that follow a block are launches of their own.
     for preset in PRESETS.iter().filter(|p| !p.name.starts_with("gemma")) {
-        let graph = graph_of(&preset.describe(Some(3)).expect("a checkpoint"), false);
+        let graph = graph_of(&preset.describe(Some(3)).expect("a checkpoint"), Activations::F32);
         let quant = QuantOptions { format: "q4g128".parse().expect("a format"), ..QuantOptions::default() };
         let graph = assign::apply(&graph, &assign::assign(&graph, &quant)).expect("a graph");
+        let graph = quantise_activations(&graph, Activations::F16).expect("rounded");
         let buckets: Vec<Graph> = BUCKETS.iter().map(|tokens| bucket(&graph, *tokens)).collect();
         for target in Target::all().filter(|t| *t != Target::Cpu) {
             let options = FuseOptions { fusion, spec: &target.spec(), target, registry: &registry };
@@ -201,7 +203,12 @@ fn models_of_published_widths_take_five_launches_to_decode_on_every_gpu() {
             // The partial sums of 128 experts, which every block would add up, cost an RTX 3090 more than a launch for them.
             let router_apart = (preset.name, target.name()) == ("qwen3-30b-a3b", "sm_86");
             let most = if router_apart { 6 } else { 5 };
-            assert!(middle[0] <= most && middle[3] <= 9, "{} {target}: {middle:?}", preset.name);
+            assert!(
+                middle[0] <= most && middle[3] <= 9,
+                "{} {target}: {middle:?} {:?}",
+                preset.name,
+                ops(&fused.graphs[3])
+            );
         }
     }
 }
@@ -212,19 +219,19 @@ fn on_a_gpu_a_layer_takes_five_launches_to_decode_and_at_most_nine_to_prefill() 
     let (registry, target) = (Registry::default(), "sm_90".parse::<Target>().expect("a target"));
     for name in ["llama31", "qwen3", "aix", "mixtral", "llama_gptq", "qwen3_moe"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
-        for int8 in [false, true] {
-            let graph = imported(&folder, int8);
+        for activations in Activations::ALL {
+            let graph = imported(&folder, activations);
             let buckets: Vec<Graph> = BUCKETS.iter().map(|tokens| bucket(&graph, *tokens)).collect();
             let options = FuseOptions { fusion: Fusion::Full, spec: &target.spec(), target, registry: &registry };
             let fused = fuse(&graph, &buckets, &options).expect("fusion");
             let counts: Vec<Vec<usize>> = fused.graphs.iter().map(|g| launches(g).into_values().collect()).collect();
             assert!(
                 counts[0].iter().all(|count| *count <= 5),
-                "{name} int8 {int8}: {counts:?} {:?} {}",
+                "{name} {activations}: {counts:?} {:?} {}",
                 ops(&fused.graphs[0]),
                 fused.report
             );
-            assert!(counts[3].iter().all(|count| *count <= 9), "{name} int8 {int8}: {counts:?}");
+            assert!(counts[3].iter().all(|count| *count <= 9), "{name} {activations}: {counts:?}");
             for bucket in &fused.graphs {
                 lower(bucket, &registry, target).unwrap_or_else(|e| panic!("{name}: {e}"));
             }
@@ -235,7 +242,7 @@ fn on_a_gpu_a_layer_takes_five_launches_to_decode_and_at_most_nine_to_prefill() 
 #[test]
 fn equal_layers_are_worked_on_once() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt_oss");
-    let report = fused(&imported(&folder, true), Fusion::Full).report;
+    let report = fused(&imported(&folder, Activations::Int8), Fusion::Full).report;
     let copies: Vec<usize> = report.bodies.iter().map(|b| b.copies).collect();
     // Windows alternate; before the first attention and after the last stands another body.
     assert_eq!(copies, [1, 2, 1, 1]);
@@ -244,7 +251,7 @@ fn equal_layers_are_worked_on_once() {
 #[test]
 fn a_limit_that_is_hit_is_reported() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/aix");
-    let graph = imported(&folder, true);
+    let graph = imported(&folder, Activations::Int8);
     let few = [Limits { rounds: 2, ..Limits::default() }, Limits { nodes: 60, ..Limits::default() }];
     for limits in few {
         let buckets = [bucket(&graph, 1)];
@@ -257,7 +264,7 @@ fn a_limit_that_is_hit_is_reported() {
 #[test]
 fn without_fusion_all_stays_as_it_is() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/aix");
-    let graph = imported(&folder, true);
+    let graph = imported(&folder, Activations::Int8);
     let fused = fused(&graph, Fusion::Off);
     assert!(fused.graphs.iter().all(|g| g.nodes == graph.nodes && g.outputs == graph.outputs));
 }
@@ -265,7 +272,7 @@ fn without_fusion_all_stays_as_it_is() {
 #[test]
 fn fusion_is_the_same_each_time() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/qwen2_moe_sharded");
-    let graph = imported(&folder, true);
+    let graph = imported(&folder, Activations::Int8);
     let first = fused(&graph, Fusion::Full);
     let others = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| fused(&graph, Fusion::Full))).collect();
@@ -282,8 +289,8 @@ fn fusion_is_the_same_each_time() {
 fn every_rule_finds_something_somewhere() {
     let mut found = BTreeSet::new();
     for folder in golden_folders() {
-        for int8 in [false, true] {
-            note(&imported(&folder, int8), &mut found);
+        for activations in Activations::ALL {
+            note(&imported(&folder, activations), &mut found);
         }
     }
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/fuse");
@@ -306,7 +313,7 @@ fn note(graph: &Graph, found: &mut BTreeSet<String>) {
 #[test]
 fn a_node_is_explained_by_the_rules_that_made_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/aix");
-    let graph = imported(&folder, false);
+    let graph = imported(&folder, Activations::F32);
     let buckets = [bucket(&graph, 1)];
     let explain = |node: &str| explain_by(&graph, &buckets, Fusion::Full, &LaunchCount, 0, node);
     let text = explain("layers.0.mlp.experts.gate_up").expect("an explanation");

@@ -19,17 +19,17 @@ use proptest::test_runner::{Config, TestRunner};
 
 /// Declarations that several rules share: a projection's operands after its matrix.
 const PROJECT: &str = "x: f32[T,K]; w: f32[N,K]|q4_0[N,K]; b: _|f32[N]; s: _|squares[T,PK]; g: _|f32[T,1]; r: _|f32[T,N]; \
-    rn: _; rm: _; e: 1e-3; f: 1.0|0.5; c: 0.0|5.0; m: none; q: block|row; n: f32[K]; nb: _|f32[K]; ne: 1e-5";
+    rn: _; rm: _; e: 1e-3; f: 1.0|0.5; c: 0.0|5.0; m: none; q: block|row|half; n: f32[K]; nb: _|f32[K]; ne: 1e-5";
 /// Of the products of experts.
 const EXPERTS: &str = "x: f32[T,K]; wg: f32[E,F,K]; wu: f32[E,F,K]; e: i32[T,S]<E; s: _; bg: _|f32[E,F]; bu: _|f32[E,F]; \
-    eps: 1e-3; a: silu|gelu_tanh|clamped_swiglu; l: 7.0; lim: 7.0; q: block|row; n: f32[K]; nb: _|f32[K]; ne: 1e-5";
+    eps: 1e-3; a: silu|gelu_tanh|clamped_swiglu; l: 7.0; lim: 7.0; q: block|row|half; n: f32[K]; nb: _|f32[K]; ne: 1e-5";
 /// Of a router.
 const ROUTER: &str = "l: f32[T,E]; k: 2; sc: softmax; b: _; c: _; g: 1|2; tg: 1; rn: true|false; f: 1.0|2.5; j: 0.01";
 const SIGMOID_ROUTER: &str =
     "l: f32[T,E]; k: 2; sc: sigmoid; b: _|f32[E]; c: _|f32[E]; g: 1|2; tg: 1; rn: true|false; f: 1.0|2.5; j: 0.01";
 /// Of the down projections of experts.
 const COMBINE: &str = "h: f32[T,S,K]|q8x32[T,S,K]; x: f32[T,S,K]; w: f32[E,N,K]; e: i32[T,S]<E; wt: f32[T,S]; b: _|f32[E,N]; \
-    r: _|f32[T,N]; f: 1.0|0.5; m: none; q: block|row; y: f32[T,S,N]; a: f32[T,S,N]";
+    r: _|f32[T,N]; f: 1.0|0.5; m: none; q: block|row|half; y: f32[T,S,N]; a: f32[T,S,N]";
 /// Of queries, keys and values.
 const HEADS: &str = "x: f32[T,K]|q8x32[T,K]; wq: f32[4*D,K]; wk: f32[2*D,K]; wv: f32[2*D,K]; kv: cache; p: positions; seq: sequences; \
     pages: pages; s: _|squares[T,PK]; bq: _|f32[4*D]; bk: _|f32[2*D]; bv: _|f32[2*D]; nq: _|f32[D]; nk: _|f32[D]; i: f32[H]; \
@@ -83,7 +83,6 @@ const CASES: &[(&str, &[&str])] = &[
     ("inline-rms-experts", &[EXPERTS]),
     ("inline-layer-experts", &[EXPERTS]),
     ("inline-scale-experts", &[EXPERTS]),
-    ("inline-quantize-experts", &[EXPERTS]),
     ("inline-rms-quantize-experts", &[EXPERTS]),
     ("inline-layer-quantize-experts", &[EXPERTS]),
     ("inline-scale-quantize-experts", &[EXPERTS]),
@@ -94,8 +93,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("routed-gate-up", &[EXPERTS, SIGMOID_ROUTER]),
     ("inline-logits-route", &[ROUTER, "pt: f32[T,PK,E]; s: squares[T,PK]; lb: _|f32[E]; n: #K; e: 1e-5"]),
     ("inline-logits-gate-up", &[EXPERTS, ROUTER, "pt: f32[T,PK,E]; q: squares[T,PK]; lb: _|f32[E]; n: #K; le: 1e-5"]),
+    ("inline-quantize-grouped", &[COMBINE, "x: f32[T,S,K]|f32[T,K]"]),
+    ("inline-quantize-heads", &[COMBINE, "x: f32[T,4,K]; w: f32[4,N,K]|q8_0[4,N,K]"]),
     ("combine-down", &[COMBINE]),
-    ("inline-quantize-combine", &[COMBINE]),
     ("scale-combine-down", &[COMBINE]),
     ("residual-combine-down", &[COMBINE, "r: f32[T,N]"]),
     ("combine-down-residual", &[COMBINE, "r: f32[T,N]"]),
@@ -107,9 +107,9 @@ const CASES: &[(&str, &[&str])] = &[
     ("residual-before-experts", &[COMBINE, "r: f32[T,N]; shared: f32[T,N]"]),
     ("router-partials", &[ROUTER, "x: f32[T,K]; n: f32[K]; eps: 1e-5; w: f32[E,K]; b: _|f32[E]; gr: 1"]),
     ("rms-after-product", &[PROJECT, "eps: 1e-5"]),
-    ("rms-after-rounded-product", &[PROJECT, "eps: 1e-5"]),
+    ("rms-after-rounded-product", &[PROJECT, "eps: 1e-5; q: block|half"]),
     ("rms-after-experts", &[EXPERTS, "w: f32[E,N,K]"]),
-    ("rms-after-rounded-experts", &[EXPERTS, "w: f32[E,N,K]"]),
+    ("rms-after-rounded-experts", &[EXPERTS, "w: f32[E,N,K]; q: block|half"]),
 ];
 
 /// What a variable is.

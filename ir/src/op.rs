@@ -140,8 +140,9 @@ pub const ACTIVATIONS: &[&str] = &["silu", "gelu_tanh", "gelu", "relu2", "clampe
 /// only), or `sparsemixer`, which picks one expert after the other and weighs it against those near it (Phi-3.5-MoE).
 pub const SCORINGS: &[&str] = &["softmax", "sigmoid", "sparsemixer"];
 
-/// What shares one scale when activations are rounded: blocks of 32, or the whole row (BitNet).
-pub const GRANULARITIES: &[&str] = &["block", "row"];
+/// How activations are rounded: to 8 bits with a scale for each block of 32, or one for the whole row (BitNet); or to f16 under a
+/// power of two for the row, which gives f32 that hold the rounded values.
+pub const GRANULARITIES: &[&str] = &["block", "row", "half"];
 
 /// Norms that a launch can carry out on its way: `rms`, `layer`, or `scale`, the weight alone.
 pub const NORM_KINDS: &[&str] = &["rms", "layer", "scale"];
@@ -165,7 +166,8 @@ op_table! {
     /// `(x - mean(x)) · rsqrt(var(x) + eps) · weight (+ bias)` over the last dimension.
     LayerNorm = "layer_norm" ("x", "weight", "bias"; 1) ["eps": AttrKind::Float] layer_norm;
     /// `x[.., K]` rounded to 8 bits in blocks of 32 along the last dimension, each with a scale of its own or all of a row with
-    /// one: then `q = clamp(round(x · t), -128, 127)`, `t = 127 / max(max|x|, 1e-5)`, as BitNet's layers see their input.
+    /// one: then `q = clamp(round(x · t), -128, 127)`, `t = 127 / max(max|x|, 1e-5)`, as BitNet's layers see their input. With
+    /// granularity `half`, rounded to f16 instead, as f32: `f16(x · 2^(14-e)) · 2^(e-14)`, `e = floor(log2(max|x|))` of the row.
     QuantizeRows = "quantize_rows" ("x"; 0) ["granularity": AttrKind::OneOf(GRANULARITIES)] quantize_rows;
     /// `x[T, K] · w[N, K]ᵀ (+ bias[N])`, as f32: `[T, N]`.
     Matmul = "matmul" ("x", "w", "bias"; 1) [] matmul;

@@ -50,6 +50,28 @@ fn a_row_scale_is_the_reciprocal_root_mean_square() {
     assert_eq!(found["out"], [4.0, 9.0]);
 }
 
+/// Rounded to f16, rows stay f32: alone, behind a norm and inline.
+#[test]
+fn rows_rounded_to_f16_are_f32() {
+    let mut g = Graph::new("half");
+    let (x, n) = (g.input("x", reals(&[1, 3])), g.input("n", reals(&[3])));
+    let half = ("granularity", Attr::Str("half".into()));
+    let rounded = g.op(Op::QuantizeRows, &[x], std::slice::from_ref(&half), "").expect("an op");
+    let inline = g.op(Op::InlineQuantize, &[x], std::slice::from_ref(&half), "").expect("an op");
+    let attributes = [("kind", Attr::Str("scale".into())), ("eps", Attr::Float(0.0)), half];
+    let normed = g.op(Op::NormQuantize, &[x, n], &attributes, "").expect("an op");
+    for (name, value) in [("rounded", rounded), ("inline", inline), ("normed", normed)] {
+        assert_eq!(g.node(value).ty, reals(&[1, 3]), "{name}");
+        g.output(name, value);
+    }
+    // e = 0: 2^-11 beside 1 is a tie, and 2^-39 half of the least f16, 2^-24, times 2^-14.
+    let x = vec![1.0 + 2f32.powi(-11), -1.0 - 3.0 * 2f32.powi(-11), 2f32.powi(-39)];
+    let found = results(&g, &[("x", x), ("n", vec![1.0, 1.0, 2f32.powi(13)])]);
+    assert_eq!(found["rounded"], [1.0, -1.0 - 2f32.powi(-9), 0.0]);
+    assert_eq!(found["inline"], found["rounded"]);
+    assert_eq!(found["normed"], [1.0, -1.0 - 2f32.powi(-9), 2f32.powi(-26)]);
+}
+
 #[test]
 fn logits_from_partial_sums_are_those_of_the_norm_and_the_product() {
     let (width, experts) = (20, 3);

@@ -57,6 +57,7 @@ fn main() {
 struct Stack {
     grouped: CpuKernel,
     plain: CpuKernel,
+    variant: String,
     activations: DType,
     matrix_bytes: usize,
     layers: usize,
@@ -81,7 +82,8 @@ impl Stack {
         // Any bytes will do that are no subnormal floats, which are slow.
         let byte = |i: usize| if i.is_multiple_of(2) { (i % 251) as u8 } else { 0x3c };
         Some(Stack {
-            grouped: grouped_matmul::select(weights, activations, isa)?,
+            grouped: grouped_matmul::select(&format!("{weights}.{activations}"), isa)?,
+            variant: format!("{weights}.{activations}"),
             plain: matmul::select(weights, activations, isa)?,
             activations,
             matrix_bytes,
@@ -116,8 +118,8 @@ impl Stack {
                 cols: COLS as u32,
                 slots_share_x: 1,
             };
-            let blocks = grouped_matmul::blocks(stack.activations, &params);
-            assert!(grouped_matmul::scratch_bytes(stack.activations, &params) + SCRATCH_ALIGN <= stack.scratch.len());
+            let blocks = grouped_matmul::blocks(&stack.variant, &params);
+            assert!(grouped_matmul::scratch_bytes(&stack.variant, &params) + SCRATCH_ALIGN <= stack.scratch.len());
             stack.seconds(stack.grouped, (&raw const params).cast(), blocks)
         })
     }

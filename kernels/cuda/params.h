@@ -392,4 +392,42 @@ typedef struct GateUpParams {
   float eps, norm_eps, limit, route_eps, scale, jitter;
 } GateUpParams;
 
+/* How one row of logits is sampled. Neutral: temperature 1, top_k 0, top_p 1, min_p 0, repetition_penalty 1, the others 0. At
+ * temperature 0 the largest score is chosen. seed and position name the random number (Philox4x32-10). */
+typedef struct SampleSettings {
+  unsigned long long seed, position;
+  float temperature;
+  unsigned top_k;
+  float top_p, min_p;
+  float repetition_penalty, presence_penalty, frequency_penalty;
+  unsigned reserved;
+} SampleSettings;
+
+/* A token of each row of logits. Steps: mask, penalties, temperature, top-k, top-p, min-p, draw; a filter keeps the lower id among
+ * equals. History of row r: tokens history_tokens[i] for history_offsets[r] <= i < history_offsets[r + 1], each once, with how often it
+ * stands in the output: 0 for one of the prompt alone. Bit v % 32 of word v / 32 of a row of the mask says that token v is allowed.
+ * out: -1 if a logit, or a score after the penalties, is NaN or positive infinity, -2 if no token is allowed, -3 if the history
+ * names a token that does not exist. logprobs: of the softmax of the logits as given, NaN where there is no token. vocab is at most
+ * 2^21. */
+typedef struct SampleParams {
+  const float *logits;             /* [rows, vocab] */
+  const SampleSettings *settings;  /* [rows] */
+  const unsigned *history_offsets; /* [rows + 1], nullable as the next two */
+  const unsigned *history_tokens;  /* [history_offsets[rows]] */
+  const unsigned *history_counts;  /* [history_offsets[rows]] */
+  const unsigned *allowed;         /* [rows, ceil(vocab / 32)], nullable */
+  int *out;                        /* [rows] */
+  float *logprobs;                 /* [rows], nullable */
+  unsigned rows, vocab;
+} SampleParams;
+
+/* Copies whole pages of one layer: page pages[i][0] to page pages[i][1]. No page that is written may stand in the list twice.
+ * page_bytes is a multiple of 16, as is the address of the pages. */
+typedef struct PageCopyParams {
+  const int *pages; /* [count, 2] */
+  void *kv;         /* pages of this layer */
+  unsigned long long page_bytes;
+  unsigned count, reserved;
+} PageCopyParams;
+
 #endif

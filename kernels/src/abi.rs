@@ -1236,3 +1236,101 @@ impl Default for GateUpParams {
         }
     }
 }
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct SampleSettings {
+    pub seed: ::std::os::raw::c_ulonglong,
+    pub position: ::std::os::raw::c_ulonglong,
+    pub temperature: f32,
+    pub top_k: ::std::os::raw::c_uint,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SampleSettings"][::std::mem::size_of::<SampleSettings>() - 48usize];
+    ["Alignment of SampleSettings"][::std::mem::align_of::<SampleSettings>() - 8usize];
+    ["Offset of field: SampleSettings::seed"][::std::mem::offset_of!(SampleSettings, seed) - 0usize];
+    ["Offset of field: SampleSettings::position"][::std::mem::offset_of!(SampleSettings, position) - 8usize];
+    ["Offset of field: SampleSettings::temperature"][::std::mem::offset_of!(SampleSettings, temperature) - 16usize];
+    ["Offset of field: SampleSettings::top_k"][::std::mem::offset_of!(SampleSettings, top_k) - 20usize];
+    ["Offset of field: SampleSettings::top_p"][::std::mem::offset_of!(SampleSettings, top_p) - 24usize];
+    ["Offset of field: SampleSettings::min_p"][::std::mem::offset_of!(SampleSettings, min_p) - 28usize];
+    ["Offset of field: SampleSettings::repetition_penalty"]
+        [::std::mem::offset_of!(SampleSettings, repetition_penalty) - 32usize];
+    ["Offset of field: SampleSettings::presence_penalty"]
+        [::std::mem::offset_of!(SampleSettings, presence_penalty) - 36usize];
+    ["Offset of field: SampleSettings::frequency_penalty"]
+        [::std::mem::offset_of!(SampleSettings, frequency_penalty) - 40usize];
+    ["Offset of field: SampleSettings::reserved"][::std::mem::offset_of!(SampleSettings, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SampleParams {
+    pub logits: *const f32,
+    pub settings: *const SampleSettings,
+    pub history_offsets: *const ::std::os::raw::c_uint,
+    pub history_tokens: *const ::std::os::raw::c_uint,
+    pub history_counts: *const ::std::os::raw::c_uint,
+    pub allowed: *const ::std::os::raw::c_uint,
+    pub out: *mut ::std::os::raw::c_int,
+    pub logprobs: *mut f32,
+    pub rows: ::std::os::raw::c_uint,
+    pub vocab: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SampleParams"][::std::mem::size_of::<SampleParams>() - 72usize];
+    ["Alignment of SampleParams"][::std::mem::align_of::<SampleParams>() - 8usize];
+    ["Offset of field: SampleParams::logits"][::std::mem::offset_of!(SampleParams, logits) - 0usize];
+    ["Offset of field: SampleParams::settings"][::std::mem::offset_of!(SampleParams, settings) - 8usize];
+    ["Offset of field: SampleParams::history_offsets"][::std::mem::offset_of!(SampleParams, history_offsets) - 16usize];
+    ["Offset of field: SampleParams::history_tokens"][::std::mem::offset_of!(SampleParams, history_tokens) - 24usize];
+    ["Offset of field: SampleParams::history_counts"][::std::mem::offset_of!(SampleParams, history_counts) - 32usize];
+    ["Offset of field: SampleParams::allowed"][::std::mem::offset_of!(SampleParams, allowed) - 40usize];
+    ["Offset of field: SampleParams::out"][::std::mem::offset_of!(SampleParams, out) - 48usize];
+    ["Offset of field: SampleParams::logprobs"][::std::mem::offset_of!(SampleParams, logprobs) - 56usize];
+    ["Offset of field: SampleParams::rows"][::std::mem::offset_of!(SampleParams, rows) - 64usize];
+    ["Offset of field: SampleParams::vocab"][::std::mem::offset_of!(SampleParams, vocab) - 68usize];
+};
+impl Default for SampleParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PageCopyParams {
+    pub pages: *const ::std::os::raw::c_int,
+    pub kv: *mut ::std::os::raw::c_void,
+    pub page_bytes: ::std::os::raw::c_ulonglong,
+    pub count: ::std::os::raw::c_uint,
+    pub reserved: ::std::os::raw::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PageCopyParams"][::std::mem::size_of::<PageCopyParams>() - 32usize];
+    ["Alignment of PageCopyParams"][::std::mem::align_of::<PageCopyParams>() - 8usize];
+    ["Offset of field: PageCopyParams::pages"][::std::mem::offset_of!(PageCopyParams, pages) - 0usize];
+    ["Offset of field: PageCopyParams::kv"][::std::mem::offset_of!(PageCopyParams, kv) - 8usize];
+    ["Offset of field: PageCopyParams::page_bytes"][::std::mem::offset_of!(PageCopyParams, page_bytes) - 16usize];
+    ["Offset of field: PageCopyParams::count"][::std::mem::offset_of!(PageCopyParams, count) - 24usize];
+    ["Offset of field: PageCopyParams::reserved"][::std::mem::offset_of!(PageCopyParams, reserved) - 28usize];
+};
+impl Default for PageCopyParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}

@@ -4,14 +4,16 @@
 //! here and launch what the row says. The offsets come from the generated structs, so a field that does not exist does not
 //! compile, and a row whose fields leave a gap fails to compile as well.
 //!
+//! The kernels of [`SERVICES`] an engine launches beside programs; they stand here for their structs and implementations.
+//!
 //! | kernel | variants |
 //! |---|---|
 //! | `embedding` | the table's format |
 //! | `column_partials` | the router's type: `f32`, `f16`, `bf16` |
-//! | `gather_rows`, `rms_norm`, `layer_norm`, `rope`, `concat`, `sigmoid_gate`, `permute_columns`, `combine`, `scale_columns`, `square_sums`, `scale_rows`, `finish_logits`, `norm_add`, `combine_add` | one, the empty word |
-//! | `quantize_rows`, `norm_quantize` | what shares a scale: `block`, `row` |
-//! | `matmul`, `grouped_matmul` | `<weight format>.f32`, `<integer format>.q8x32` |
-//! | `project`, `gate_up`, `combine_down` | `<weight format>.f32`; `<integer format>.` and `q8x32`, or `f32.block`, `f32.row` where the launch rounds |
+//! | `gather_rows`, `rms_norm`, `layer_norm`, `rope`, `concat`, `sigmoid_gate`, `permute_columns`, `combine`, `scale_columns`, `square_sums`, `scale_rows`, `finish_logits`, `norm_add`, `combine_add`, `sample`, `page_copy` | one, the empty word |
+//! | `quantize_rows`, `norm_quantize` | what shares a scale of 8 bits: `block`, `row`; or `half`: f16, stored as f32 |
+//! | `matmul` | `<weight format>.f32`, `<integer format>.q8x32` |
+//! | `grouped_matmul`, `project`, `gate_up`, `combine_down` | `<weight format>.` and `f32`, or `f32.half` where the launch rounds; `<integer format>.` and `q8x32`, or `f32.block`, `f32.row` where the launch rounds |
 //! | `qkv` | those of `combine_down`, then `.` and the cache's type |
 //! | `router`, `router_weights`, `route` | `softmax`, `sigmoid`, `sparsemixer` |
 //! | `kv_append`, `attention` | the cache's type: `f16`, `f32` |
@@ -26,16 +28,17 @@ use ir::types::DType;
 use crate::abi::{
     AttentionParams, BinaryParams, ColumnPartialsParams, CombineAddParams, CombineDownParams, CombineParams,
     ConcatParams, EmbeddingParams, FinishLogitsParams, GateUpParams, GatherRowsParams, GroupedMatmulParams,
-    KvAppendParams, LayerNormParams, MatmulParams, NormAddParams, NormQuantizeParams, PermuteColumnsParams,
-    ProjectParams, QkvParams, QuantizeRowsParams, RmsNormParams, RopeParams, RouteParams, RouterParams,
-    RouterWeightsParams, ScaleColumnsParams, ScaleRowsParams, SigmoidGateParams, SquareSumsParams, UnaryParams,
+    KvAppendParams, LayerNormParams, MatmulParams, NormAddParams, NormQuantizeParams, PageCopyParams,
+    PermuteColumnsParams, ProjectParams, QkvParams, QuantizeRowsParams, RmsNormParams, RopeParams, RouteParams,
+    RouterParams, RouterWeightsParams, SampleParams, ScaleColumnsParams, ScaleRowsParams, SigmoidGateParams,
+    SquareSumsParams, UnaryParams,
 };
 use crate::cpu::isa::Isa;
 use crate::cpu::{
     CpuKernel, attention, binary, column_partials, combine, combine_add, combine_down, concat, embedding,
     finish_logits, gate_up, gather_rows, grouped_matmul, kv_append, layer_norm, matmul, norm_add, norm_quantize,
-    permute_columns, project, qkv, quantize_rows, rms_norm, rope, route, router, router_weights, scale_columns,
-    scale_rows, sigmoid_gate, square_sums, unary,
+    page_copy, permute_columns, project, qkv, quantize_rows, rms_norm, rope, route, router, router_weights, sample,
+    scale_columns, scale_rows, sigmoid_gate, square_sums, unary,
 };
 
 /// What a field of a parameter struct holds.
@@ -269,11 +272,11 @@ pub static KERNELS: &[KernelInfo] = &[
             x: In, w: In, experts: In, bias: In, out: Out,
             tokens: U32, slots: U32, matrices: U32, rows: U32, cols: U32, slots_share_x: U32,
         },
-        blocks: |variant, p| matmul_types(variant).map_or(0, |(_, x)| grouped_matmul::blocks(x, p)),
-        scratch: |variant, p| matmul_types(variant).map_or(0, |(_, x)| grouped_matmul::scratch_bytes(x, p)),
-        weights: |variant, p| matmul_types(variant)
-            .map_or(0, |(w, _)| grouped_matmul::matrices_read(p) as u64 * matrix_bytes(w, p.rows, p.cols)),
-        select: |variant, isa| matmul_types(variant).and_then(|(w, x)| grouped_matmul::select(w, x, isa)),
+        blocks: |variant, p| grouped_matmul::blocks(variant, p),
+        scratch: |variant, p| grouped_matmul::scratch_bytes(variant, p),
+        weights: |variant, p| weights_of(variant)
+            .map_or(0, |w| grouped_matmul::matrices_read(p) as u64 * matrix_bytes(w, p.rows, p.cols)),
+        select: grouped_matmul::select,
     ),
     kernel!(
         "router",
@@ -508,7 +511,27 @@ pub static KERNELS: &[KernelInfo] = &[
         scratch: |_, p| route::scratch_bytes(p),
         select: route::select,
     ),
+    kernel!(
+        "sample",
+        SampleParams {
+            logits: In, settings: In, history_offsets: In, history_tokens: In, history_counts: In, allowed: In,
+            out: Out, logprobs: Out, rows: U32, vocab: U32,
+        },
+        blocks: |_, p| sample::blocks(p),
+        scratch: |_, p| sample::scratch_bytes(p),
+        select: |variant, isa| variant.is_empty().then(|| sample::select(isa))?,
+    ),
+    kernel!(
+        "page_copy",
+        PageCopyParams { pages: In, kv: Out, page_bytes: U64, count: U32, reserved: U32 },
+        blocks: |_, p| page_copy::blocks(p),
+        scratch: |_, _| 0,
+        select: |variant, _| variant.is_empty().then(page_copy::select),
+    ),
 ];
+
+/// Kernels that an engine launches beside programs: no program may launch them, and every artifact for GPUs carries them.
+pub const SERVICES: &[&str] = &["sample", "page_copy"];
 
 /// Rows of a panel of packed weights.
 const LANES: u32 = ir::quant::PANEL_ROWS as u32;
@@ -535,7 +558,7 @@ mod tests {
 
     #[test]
     fn kernels_are_found_by_name_and_variant() {
-        assert_eq!(KERNELS.len(), 31);
+        assert_eq!(KERNELS.len(), 33);
         for (kernel, variant) in [
             ("matmul", "q4_1.q8x32"),
             ("matmul", "f16.f32"),
@@ -567,23 +590,24 @@ mod tests {
             with("kv_append", kv_append::VARIANTS),
             with("binary", binary::VARIANTS),
             with("matmul", &["f32.f32", "q8_0.q8x32"]),
-            with("grouped_matmul", &["f32.f32", "q8_0.q8x32"]),
+            with("grouped_matmul", &["f32.f32", "q8_0.q8x32", "q4_0.f32.block", "bf16.f32.half"]),
             with("router", router::VARIANTS),
             with("router_weights", router_weights::VARIANTS),
             with("combine", &[""]),
             with("embedding", &["f32"]),
             with("quantize_rows", quantize_rows::VARIANTS),
             with("unary", unary::VARIANTS),
-            with("project", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row"]),
-            with("gate_up", &["f32.f32", "q8_0.q8x32", "q4_k.f32.block"]),
+            with("project", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row", "f32.f32.half"]),
+            with("gate_up", &["f32.f32", "q8_0.q8x32", "q4_k.f32.block", "f16.f32.half"]),
             with("route", route::VARIANTS),
-            with("combine_down", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row"]),
-            with("qkv", &["bf16.f32.f16", "q8_0.q8x32.f32", "q4_k.f32.block.f16"]),
+            with("combine_down", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row", "q4_k.f32.half"]),
+            with("qkv", &["bf16.f32.f16", "q8_0.q8x32.f32", "q4_k.f32.block.f16", "bf16.f32.half.f16"]),
             with("column_partials", column_partials::VARIANTS),
             with("norm_quantize", norm_quantize::VARIANTS),
             ["scale_columns", "square_sums", "scale_rows", "finish_logits", "norm_add", "combine_add"]
                 .map(|kernel| (kernel, ""))
                 .to_vec(),
+            SERVICES.iter().map(|kernel| (*kernel, "")).collect(),
             ["gather_rows", "rms_norm", "layer_norm", "rope", "concat", "sigmoid_gate", "permute_columns"]
                 .map(|kernel| (kernel, ""))
                 .to_vec(),

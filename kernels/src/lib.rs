@@ -4,3 +4,6 @@
 pub mod abi;
 pub mod catalog;
 pub mod cpu;
+pub mod cuda;
+pub mod params;
+pub mod philox;

@@ -249,6 +249,13 @@ fn shuffle_from_an_inactive_lane() {
         &format!("{half}vote.sync.ballot.b32 %r1, %p1, -1;\nSKIP:"),
         &format!("{half}vote.sync.ballot.b32 %r1, %p1, 0xffff;\nSKIP:"),
     );
+    // Lanes that their mask does not name; halves of a warp may have a mask each.
+    pair(
+        Kind::InactiveShuffle,
+        ONE_WARP,
+        "shfl.sync.bfly.b32 %r1, %r0, 8, 31, 0xffff;",
+        "setp.lt.u32 %p1, %r0, 16;\nselp.b32 %r2, 0xffff, 0xffff0000, %p1;\nshfl.sync.bfly.b32 %r1, %r0, 8, 31, %r2;",
+    );
 }
 
 #[test]

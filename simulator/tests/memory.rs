@@ -46,6 +46,29 @@ fn host_accesses_outside_are_errors_that_name_the_allocation() {
 }
 
 #[test]
+fn an_allocation_changes_size_and_protection_in_place() {
+    let mut memory = Memory::new();
+    let p = memory.allocate_with("rows", vec![7; 8], Access::ReadWrite);
+    memory.protect(p, Access::ReadOnly).unwrap();
+    memory.resize(p, 12).unwrap();
+    assert!(!memory.initialised(p, 1).unwrap() && memory.write(p, &[1; 13]).is_err());
+    memory.protect(p, Access::ReadWrite).unwrap();
+    let write = Module::parse(&kernel("st.global.u32 [%rd0+8], %r0;"), "write.ptx").unwrap();
+    let launch = Launch::new([1, 1, 1], [1, 1, 1], Params::new().pointer(p).bytes(8));
+    assert_eq!(run(&write, "k", &launch, &mut memory, &everything()).unwrap().findings, []);
+    assert!(memory.initialised(p.offset(8), 4).unwrap());
+    memory.protect(p, Access::ReadOnly).unwrap();
+    let protected = run(&write, "k", &launch, &mut memory, &everything()).unwrap();
+    assert_eq!(kinds(&protected.findings), [Kind::ReadOnlyWrite]);
+    let fixed = memory.allocate_with("input", vec![1; 4], Access::ReadOnly);
+    assert!(memory.protect(fixed, Access::ReadWrite).is_err() && memory.resize(fixed.offset(1), 2).is_err());
+    memory.resize(fixed, 2).unwrap();
+    assert!(memory.write(fixed, &[0; 3]).is_err());
+    let mapped = memory.map("file", Arc::new(vec![1u8]));
+    assert!(memory.resize(mapped, 2).is_err());
+}
+
+#[test]
 fn what_one_launch_writes_the_next_may_read() {
     let own = "mov.u32 %r1, %ctaid.x; shl.b32 %r1, %r1, 5; add.u32 %r1, %r1, %r0; mul.wide.u32 %rd1, %r1, 4; add.s64 %rd2, %rd0, %rd1;\n";
     let write = Module::parse(&kernel(&format!("{own}st.global.u32 [%rd2], %r1;")), "write.ptx").unwrap();

@@ -9,6 +9,7 @@ use compiler::progress::Silent;
 use compiler::target::{Activations, Target};
 use models::Checkpoint;
 use runtime::artifact::{Artifact, OpenOptions};
+use runtime::device::sim::{ArtifactModules, SimDevice, SimOptions};
 use runtime::engine::{Chunk, Engine, EngineOptions, Rows};
 use tempfile::TempDir;
 
@@ -32,7 +33,8 @@ pub fn compile_with(checkpoint: &Path, options: &CompileOptions) -> (TempDir, Ar
     let folder = tempfile::tempdir().expect("temporary folder");
     let output = folder.path().join("model.moesaic");
     let mut checkpoint = Checkpoint::open(checkpoint).expect("checkpoint");
-    pipeline::compile(&mut checkpoint, &output, options, &Registry::default(), &Silent).expect("artifact");
+    let compiled = pipeline::compile(&mut checkpoint, &output, options, &Registry::default(), &Silent);
+    compiled.unwrap_or_else(|e| panic!("{e}"));
     let artifact = Artifact::open(&output, &OpenOptions::default()).expect("artifact");
     (folder, Arc::new(artifact))
 }
@@ -41,6 +43,15 @@ pub fn compile_with(checkpoint: &Path, options: &CompileOptions) -> (TempDir, Ar
 pub fn engine(artifact: &Arc<Artifact>, kv_tokens: u64, options: EngineOptions) -> Engine {
     let options = EngineOptions { kv_tokens: Some(kv_tokens), ..options };
     Engine::new(artifact.clone(), &options).expect("engine")
+}
+
+/// An engine on the simulator with every check, for an architecture the artifact has PTX of; a step with a finding fails.
+pub fn simulator(artifact: &Arc<Artifact>, architecture: &str, kv_tokens: u64) -> Engine {
+    let source = ArtifactModules::open(artifact, Some(architecture)).expect("PTX");
+    let options = SimOptions { pages: kv_tokens.div_ceil(ir::op::PAGE_TOKENS), ..SimOptions::default() };
+    let device = SimDevice::load(artifact.clone(), &source, options).unwrap_or_else(|e| panic!("{e}"));
+    let longest = kv_tokens.min(artifact.manifest().model.max_context);
+    Engine::with_device(artifact.manifest(), Box::new(device), longest)
 }
 
 /// Logits of every position, the prompt given in pieces of `chunk` tokens.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use compiler::lower::Registry;
 use compiler::pipeline::{CompileOptions, Setting, Stage, bucket, comments, parse_stage, pass_names, passes_after};
+use compiler::progress::Silent;
 use compiler::target::{Activations, Target};
 use ir::graph::{Graph, NodeKind};
 use ir::interp::{Interpreter, Tensor};
@@ -103,7 +104,8 @@ fn text_or_errors<E: std::fmt::Display>(result: Result<String, E>) -> String {
 /// The passes after `after`, to `last`; the text of what that gives.
 fn run_passes(mut stage: Stage, after: &str, last: &str, options: &CompileOptions) -> Result<String, String> {
     let notes = RefCell::default();
-    let setting = Setting { options, registry: &Registry::default(), assignment: None, notes: &notes };
+    let setting =
+        Setting { options, registry: &Registry::default(), assignment: None, notes: &notes, progress: &Silent };
     for pass in passes_after(after) {
         stage = (pass.run)(stage, &setting).map_err(|e| e.to_string())?;
         stage.verify().map_err(|e| format!("after {}: {e}", pass.name))?;

@@ -84,6 +84,23 @@ fn what_fit_says_of_a_synthetic_model_is_what_the_device_reserves() {
     assert_agrees("aix-tiny, 6 layers", &said.memory, &used(&artifact, Some(memory)).0);
 }
 
+/// An artifact for a GPU holds its weights as `fit` says; the cpu device, which holds them as panels, keeps to its budget.
+#[test]
+fn weights_of_a_gpu_artifact_are_counted_in_the_layout_they_are_held_in() {
+    let checkpoint = golden::folder().join("odd_llama");
+    let memory = 24 << 20;
+    let target = "sm_90".parse().expect("a target");
+    let gpu = CompileOptions { buckets: vec![1], ..CompileOptions::new(target, Activations::F32) };
+    let (footprint, _) = fit(&checkpoint, &gpu, 4 << 30);
+    let (_keep, artifact) = compile_with(&checkpoint, &gpu);
+    assert_eq!(footprint.weights, artifact.manifest().weight_bytes());
+    let (used, _, _) = used(&artifact, Some(memory));
+    let (panels, _) = fit(&checkpoint, &options(Activations::F32), memory);
+    assert_eq!(used.weights, panels.weights);
+    assert_ne!(panels.weights, footprint.weights);
+    assert!(used.total() <= memory && used.total() as f64 > 0.9 * memory as f64, "{used:?}");
+}
+
 /// Pages recorded by the compiler are the runtime's default, and leave room for the device's own memory.
 #[test]
 fn an_artifact_for_a_memory_fills_it() {

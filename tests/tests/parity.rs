@@ -127,7 +127,7 @@ fn gguf_conversions_agree_with_the_reference() {
 }
 
 /// Dense, mixtures, latent attention, quantised experts, activation order, ternary.
-const BIT_CASES: [(&str, Activations); 8] = [
+const BIT_CASES: [(&str, Activations); 10] = [
     ("odd_llama", Activations::F32),
     ("mistral", Activations::Int8),
     ("aix", Activations::F32),
@@ -136,6 +136,8 @@ const BIT_CASES: [(&str, Activations); 8] = [
     ("mixtral_gptq", Activations::Int8),
     ("qwen3_moe_gptq_desc_act", Activations::Int8),
     ("bitnet_packed", Activations::Int8),
+    ("deepseek_v3", Activations::F16),
+    ("qwen3_moe", Activations::F16),
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 //! files that are needed are taken out, checked against their hashes and kept. The compiler uses this crate for NVRTC, the
 //! tasks of the workspace also for tools that only tests need.
 
+pub mod cache;
 pub mod locate;
 pub mod nvrtc;
 pub mod wheel;
@@ -78,9 +79,12 @@ impl ToolError {
     }
 }
 
-/// The user's cache folder for what is fetched and built once.
+/// The user's cache folder for what is fetched and built once: `MOESAIC_CACHE`, else `moesaic` in `XDG_CACHE_HOME` or `~/.cache`.
 pub fn cache() -> PathBuf {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(folder) = from("MOESAIC_CACHE") {
+        return folder;
+    }
     let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|h| h.join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("moesaic")
 }

@@ -34,6 +34,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// In one word, for machines: `named`, `cuda_path`, `system` or `wheel`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Named => "named",
+            Origin::CudaPath => "cuda_path",
+            Origin::System => "system",
+            Origin::Wheel => "wheel",
+        }
+    }
+
     /// In words.
     pub fn describe(self) -> &'static str {
         match self {

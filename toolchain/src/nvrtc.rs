@@ -35,6 +35,30 @@ pub struct Source<'a> {
     pub headers: &'a [(&'a str, &'a str)],
 }
 
+impl<'a> Source<'a> {
+    /// The headers that the text includes, directly or through others, in alphabetical order.
+    pub fn included(&self) -> Vec<(&'a str, &'a str)> {
+        let mut found: Vec<(&str, &str)> = Vec::new();
+        let mut texts = vec![self.text];
+        while let Some(text) = texts.pop() {
+            for name in text.lines().filter_map(included_name) {
+                let known = self.headers.iter().find(|(header, _)| *header == name);
+                if let Some(header) = known.filter(|h| !found.contains(h)) {
+                    found.push(*header);
+                    texts.push(header.1);
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+}
+
+/// The name in an `#include "NAME"` line.
+fn included_name(line: &str) -> Option<&str> {
+    line.trim_start().strip_prefix("#include \"")?.split_once('"').map(|(name, _)| name)
+}
+
 /// What a compilation gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
@@ -115,7 +139,7 @@ impl Nvrtc {
     /// # Errors
     /// If the source does not compile.
     pub fn compile(&self, source: &Source, architecture: &str, options: &[String]) -> Result<Compiled, CompileFailure> {
-        let program = Program::new(source)?;
+        let program = Program::new(&Placed::new(source))?;
         let mut all = vec![format!("--gpu-architecture={architecture}")];
         all.extend_from_slice(options);
         let all = all.iter().map(|o| text(o)).collect::<Result<Vec<_>, _>>()?;
@@ -124,7 +148,7 @@ impl Nvrtc {
         let result = unsafe { sys::nvrtcCompileProgram(program.0, pointers.len() as i32, pointers.as_ptr()) };
         let log = program.text("nvrtcGetProgramLog", sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog)?;
         if result == sys::nvrtcResult::NVRTC_ERROR_COMPILATION {
-            return Err(CompileFailure::Source { name: source.name.into(), messages: error_lines(&log) });
+            return Err(CompileFailure::Source { name: source.name.into(), messages: error_lines(&unplaced(&log)) });
         }
         succeeded("nvrtcCompileProgram", result)?;
         let ptx = program.text("nvrtcGetPTX", sys::nvrtcGetPTXSize, sys::nvrtcGetPTX)?;
@@ -132,8 +156,42 @@ impl Nvrtc {
             true => program.bytes("nvrtcGetCUBIN", sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?,
             false => Vec::new(),
         };
-        Ok(Compiled { cubin, ptx, log })
+        Ok(Compiled { cubin, ptx: unplaced(&ptx), log: unplaced(&log) })
     }
+}
+
+/// The folder that texts are said to be in. NVRTC writes the working directory before relative names into line
+/// information, and with it the place of a compilation into its result.
+const PLACE: &str = "/moesaic/";
+
+/// A translation unit whose files all have names in [`PLACE`].
+struct Placed {
+    name: String,
+    text: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Placed {
+    fn new(source: &Source) -> Placed {
+        let place = |name: &str| format!("{PLACE}{name}");
+        let text = |text: &str| include_placed(text, source.headers);
+        let headers = source.headers.iter().map(|(name, content)| (place(name), text(content)));
+        Placed { name: place(source.name), text: text(source.text), headers: headers.collect() }
+    }
+}
+
+/// The text with its `#include "NAME"` lines leading to [`PLACE`], where that is one of the headers. Lines stay where they are.
+fn include_placed(text: &str, headers: &[(&str, &str)]) -> String {
+    let line = |line: &str| match included_name(line).filter(|name| headers.iter().any(|(header, _)| header == name)) {
+        Some(name) => line.replacen(name, &format!("{PLACE}{name}"), 1),
+        None => line.to_string(),
+    };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+/// A text in which files have their own names again.
+fn unplaced(text: &str) -> String {
+    text.replace(PLACE, "")
 }
 
 /// Opens the library for the rest of the process and gives its version.
@@ -188,8 +246,8 @@ impl Drop for Program {
 }
 
 impl Program {
-    fn new(source: &Source) -> Result<Program, CompileFailure> {
-        let (unit, name) = (text(source.text)?, text(source.name)?);
+    fn new(source: &Placed) -> Result<Program, CompileFailure> {
+        let (unit, name) = (text(&source.text)?, text(&source.name)?);
         let texts = source.headers.iter().map(|(_, t)| text(t)).collect::<Result<Vec<_>, _>>()?;
         let names = source.headers.iter().map(|(n, _)| text(n)).collect::<Result<Vec<_>, _>>()?;
         let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
@@ -254,10 +312,36 @@ fn succeeded(call: &'static str, result: sys::nvrtcResult) -> Result<(), Compile
 
 /// The errors of a log, each in one line; the whole log if none is marked as such.
 fn error_lines(log: &str) -> Vec<String> {
-    let errors: Vec<String> = log.lines().filter(|l| l.contains("error")).map(|l| l.trim().to_string()).collect();
+    let is_error =
+        |line: &&str| ["error:", "error #", "ptxas error", "ptxas fatal"].iter().any(|mark| line.contains(mark));
+    let errors: Vec<String> = log.lines().filter(is_error).map(one_line).collect();
     if errors.is_empty() { vec![one_line(log)] } else { errors }
 }
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_found_through_headers_and_once() {
+        let headers = [
+            ("b.cuh", "#include \"a.cuh\"\n"),
+            ("a.cuh", "#include \"b.cuh\" // both ways\n"),
+            ("unused.cuh", ""),
+            ("c.cuh", ""),
+        ];
+        let names = |text: &str| {
+            let included = Source { name: "x.cu", text, headers: &headers }.included();
+            included.iter().map(|(name, _)| (*name).to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names("#include \"b.cuh\"\n  #include \"c.cuh\"\n#include \"none.h\"\n"),
+            ["a.cuh", "b.cuh", "c.cuh"]
+        );
+        assert_eq!(names("int x; // #include \"a.cuh\""), [""; 0]);
+    }
 }

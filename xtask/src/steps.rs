@@ -7,22 +7,34 @@ use anyhow::{Result, bail};
 use crate::workspace::{cargo, succeed, target_folder};
 use crate::{abi, licences, quality};
 
+/// How much is checked; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// What takes no release build and no model.
+    Quick,
+    /// What is run before every change.
+    Usual,
+    /// Everything, what takes half an hour too.
+    All,
+}
+
 /// A check and what it is called.
 struct Step {
     name: &'static str,
-    /// Whether `--quick` leaves it out.
-    slow: bool,
+    /// The least extent that includes it.
+    from: Extent,
     check: fn() -> Result<()>,
 }
 
 /// All of them, the cheap ones first.
 const STEPS: &[Step] = &[
-    Step { name: "format", slow: false, check: format },
-    Step { name: "licences of dependencies", slow: false, check: licences::run },
-    Step { name: "generated kernel ABI is fresh", slow: false, check: || abi::run(true) },
-    Step { name: "lints", slow: false, check: lints },
-    Step { name: "tests", slow: false, check: tests },
-    Step { name: "a real model, end to end", slow: true, check: quality::run },
+    Step { name: "format", from: Extent::Quick, check: format },
+    Step { name: "licences of dependencies", from: Extent::Quick, check: licences::run },
+    Step { name: "generated kernel ABI is fresh", from: Extent::Quick, check: || abi::run(true) },
+    Step { name: "lints", from: Extent::Quick, check: lints },
+    Step { name: "tests", from: Extent::Quick, check: tests },
+    Step { name: "a real model, end to end", from: Extent::Usual, check: quality::run },
+    Step { name: "every fixture on the simulator", from: Extent::All, check: simulated },
 ];
 
 /// How a step ended and how long it took.
@@ -32,15 +44,15 @@ struct Outcome {
     time: Duration,
 }
 
-/// Runs all steps, with `quick` without the slow ones, also after one has failed; fails if any did.
-pub fn run(quick: bool) -> Result<()> {
-    let outcomes: Vec<Outcome> = STEPS.iter().filter(|s| !(quick && s.slow)).map(run_step).collect();
+/// Runs the steps of an extent, also after one has failed; fails if any did.
+pub fn run(extent: Extent) -> Result<()> {
+    let outcomes: Vec<Outcome> = STEPS.iter().filter(|s| s.from <= extent).map(run_step).collect();
     eprintln!("\n== summary");
     for outcome in &outcomes {
         let verdict = if outcome.passed { "passed" } else { "FAILED" };
         eprintln!("{verdict}  {:<30} {:>6.1} s", outcome.name, outcome.time.as_secs_f64());
     }
-    for step in STEPS.iter().filter(|s| quick && s.slow) {
+    for step in STEPS.iter().filter(|s| s.from > extent) {
         eprintln!("left out  {}", step.name);
     }
     let failed: Vec<&str> = outcomes.iter().filter(|o| !o.passed).map(|o| o.name).collect();
@@ -85,6 +97,12 @@ fn tests() -> Result<()> {
     result
 }
 
+/// The tests that take minutes each.
+fn simulated() -> Result<()> {
+    let test = ["test", "--package", "moesaic-tests", "--test", "simulated", "--locked", "--quiet"];
+    succeed(cargo(&test).args(["--", "--ignored", "--nocapture"]))
+}
+
 /// Fails with the way out if a cargo sub-command is not installed.
 fn component(command: &str, component: &str) -> Result<()> {
     let installed = cargo(&[command, "--version"]).output().is_ok_and(|o| o.status.success());
@@ -100,8 +118,8 @@ mod tests {
 
     #[test]
     fn a_failing_step_is_an_outcome_not_an_end() {
-        let failing = Step { name: "failing", slow: false, check: || bail!("on purpose") };
-        let passing = Step { name: "passing", slow: false, check: || Ok(()) };
+        let failing = Step { name: "failing", from: Extent::Quick, check: || bail!("on purpose") };
+        let passing = Step { name: "passing", from: Extent::Quick, check: || Ok(()) };
         assert!(!run_step(&failing).passed);
         assert!(run_step(&passing).passed);
     }

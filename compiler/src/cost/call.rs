@@ -182,16 +182,24 @@ impl<'a> Call<'a> {
         (page / PAGE_TOKENS).saturating_mul(cache.dtype.element_bytes().unwrap_or(1))
     }
 
-    /// The type products take their activations in, by the variant's words for it: `q4_0.q8x32`, `q4_0.f32.block` (f32 in
-    /// memory, rounded by the launch).
+    /// The type products take their activations in, by the variant's words for it: `q4_0.q8x32`, `q4_0.f32.block` and
+    /// `q4_0.f32.half` (f32 in memory, rounded by the launch).
     pub fn activations(&self) -> Option<DType> {
         let stored = DType::from_name(self.launch.variant.split('.').nth(1)?)?;
-        Some(if self.rounds() { DType::Q8X32 } else { stored })
+        Some(self.rounded_to().unwrap_or(stored))
     }
 
     /// Whether the launch rounds the activations it stages.
     pub fn rounds(&self) -> bool {
-        self.launch.variant.split('.').skip(2).any(|word| matches!(word, "block" | "row"))
+        self.rounded_to().is_some()
+    }
+
+    fn rounded_to(&self) -> Option<DType> {
+        self.launch.variant.split('.').skip(2).find_map(|word| match word {
+            "block" | "row" => Some(DType::Q8X32),
+            "half" => Some(DType::F16),
+            _ => None,
+        })
     }
 }
 

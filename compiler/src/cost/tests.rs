@@ -173,6 +173,10 @@ fn an_inline_norm_and_rounding_are_repeated_by_every_block() {
     let seconds = |cost: LaunchCost| cost.seconds;
     assert!(seconds(project("f32.block", 0)) < seconds(project("f32.f16", 0)));
     assert_eq!(project("f32.f16", 0), project("f32", 0));
+    // Rounded to f16 the rows are f32 in memory all the same, and the product is of f16: with a rate of its own.
+    assert_eq!(counts(project("f32.half", 1)), counts(project("f32.block", 1)));
+    assert!(seconds(project("f32.half", 0)) > seconds(project("f32.block", 0)));
+    assert!(seconds(project("f32.half", 0)) < seconds(project("f32", 0)));
 }
 
 #[test]

@@ -79,6 +79,11 @@ pub fn is_positive(found: &Match, of: &[&str]) -> bool {
     matches!(found.attr(of[0]), Some(Attr::Float(v)) if *v > 0.0)
 }
 
+/// Rounding of that granularity follows the magnitude of its row, however small that is; one scale for a row (BitNet) has a least.
+pub fn is_relative(found: &Match, of: &[&str]) -> bool {
+    matches!(found.attr(of[0]), Some(Attr::Str(granularity)) if granularity != "row")
+}
+
 /// The width of the tensor, as an attribute.
 pub fn width_of(found: &Match, of: &[&str]) -> Option<Head> {
     Some(Head::Int(i64::try_from(found.width(of[0])?).ok()?))

@@ -114,8 +114,6 @@ rules! {
     Exact "inline-layer-experts": "(grouped_gate_up (layer_norm ?x ?n ?nb ?ne) ?wg ?wu ?e _ ?bg ?bu ?eps ?a ?l)" => "(grouped_gate_up (inline_norm ?x ?n ?nb layer ?ne) ?wg ?wu ?e _ ?bg ?bu ?eps ?a ?l)";
     /// The products of experts multiply their input by a norm's weight on the way.
     Exact "inline-scale-experts": "(grouped_gate_up (scale_columns ?x ?n) ?wg ?wu ?e ?s ?bg ?bu ?eps ?a ?l)" => "(grouped_gate_up (inline_norm ?x ?n _ scale 0.0) ?wg ?wu ?e ?s ?bg ?bu ?eps ?a ?l)";
-    /// The products of experts round their input on the way.
-    Exact "inline-quantize-experts": "(grouped_gate_up (quantize_rows ?x ?q) ?wg ?wu ?e ?s ?bg ?bu ?eps ?a ?l)" => "(grouped_gate_up (inline_quantize ?x ?q) ?wg ?wu ?e ?s ?bg ?bu ?eps ?a ?l)";
     /// The products of experts compute the RMS norm before they round.
     Exact "inline-rms-quantize-experts": "(grouped_gate_up (inline_quantize (rms_norm ?x ?n ?ne) ?q) ?wg ?wu ?e _ ?bg ?bu ?eps ?a ?l)" => "(grouped_gate_up (inline_quantize (inline_norm ?x ?n _ rms ?ne) ?q) ?wg ?wu ?e _ ?bg ?bu ?eps ?a ?l)";
     /// The products of experts compute the layer norm before they round.
@@ -132,10 +130,12 @@ rules! {
     /// The router's logits are finished by the products of the selected experts.
     Exact "inline-logits-gate-up": "(routed_gate_up ?x ?wg ?wu (finish_logits ?pt ?q ?lb ?n ?le) ?s ?bg ?bu ?c ?eps ?a ?lim ?k ?sc ?g ?tg ?rn ?f ?j)" => "(routed_gate_up ?x ?wg ?wu (inline_logits ?pt ?q ?lb ?n ?le) ?s ?bg ?bu ?c ?eps ?a ?lim ?k ?sc ?g ?tg ?rn ?f ?j)";
 
+    /// The product of experts rounds its input on the way.
+    Exact "inline-quantize-grouped": "(grouped_matmul (quantize_rows ?x ?q) ?w ?e ?b)" => "(grouped_matmul (inline_quantize ?x ?q) ?w ?e ?b)";
+    /// The product of heads rounds its input on the way.
+    Exact "inline-quantize-heads": "(head_matmul (quantize_rows ?x ?q) ?w)" => "(head_matmul (inline_quantize ?x ?q) ?w)";
     /// The down projections of the selected experts, weighed and added up, are one reduction.
     Exact "combine-down": "(combine (grouped_matmul ?h ?w ?e ?b) ?wt)" => "(combine_down ?h ?w ?e ?wt ?b _ 1.0 none)";
-    /// The reduction rounds its input on the way.
-    Exact "inline-quantize-combine": "(combine_down (quantize_rows ?x ?q) ?w ?e ?wt ?b ?r ?f ?m)" => "(combine_down (inline_quantize ?x ?q) ?w ?e ?wt ?b ?r ?f ?m)";
     /// A factor is part of the reduction.
     Exact "scale-combine-down": "(scale (combine_down ?h ?w ?e ?wt ?b _ 1.0 none) ?f)" => "(combine_down ?h ?w ?e ?wt ?b _ ?f none)";
     /// The residual stream is added by the reduction.
@@ -159,10 +159,10 @@ rules! {
     Rounding(1e-5) "router-partials": "?l = (matmul (rms_norm ?x ?n ?eps) ?w ?b), ?e = (router ?l ?c ?k ?sc ?g ?tg)" => "?l = (finish_logits (column_partials ?x ?n ?w) (square_sums ?x) ?b ?width ?eps)" let "?width" = width_of("?x") if is_floats("?w");
     /// A product of an RMS norm is the product of the weighed input, divided by its root mean square afterwards.
     Rounding(1e-5) "rms-after-product": "(matmul (rms_norm ?x ?n ?eps) ?w ?b)" => "(scale_rows (matmul (scale_columns ?x ?n) ?w _) (square_sums ?x) ?b ?width ?eps)" let "?width" = width_of("?x");
-    /// So is a product of an RMS norm that is rounded in blocks, whose scales are then larger by the root mean square.
-    Rounding(2e-2) "rms-after-rounded-product": "(matmul (quantize_rows (rms_norm ?x ?n ?eps) block) ?w ?b)" => "(scale_rows (matmul (quantize_rows (scale_columns ?x ?n) block) ?w _) (square_sums ?x) ?b ?width ?eps)" let "?width" = width_of("?x");
+    /// So is a product of an RMS norm that is rounded relative to its row or blocks, whose scales are then larger by the root mean square.
+    Rounding(2e-2) "rms-after-rounded-product": "(matmul (quantize_rows (rms_norm ?x ?n ?eps) ?q) ?w ?b)" => "(scale_rows (matmul (quantize_rows (scale_columns ?x ?n) ?q) ?w _) (square_sums ?x) ?b ?width ?eps)" let "?width" = width_of("?x") if is_relative("?q");
     /// The products of experts with an RMS norm, which have no bias, are divided by the root mean square afterwards.
     Rounding(1e-5) "rms-after-experts": "(grouped_matmul (rms_norm ?x ?n ?eps) ?w ?e _)" => "(scale_rows (grouped_matmul (scale_columns ?x ?n) ?w ?e _) (square_sums ?x) _ ?width ?eps)" let "?width" = width_of("?x");
-    /// So are those with an RMS norm that is rounded in blocks.
-    Rounding(2e-2) "rms-after-rounded-experts": "(grouped_matmul (quantize_rows (rms_norm ?x ?n ?eps) block) ?w ?e _)" => "(scale_rows (grouped_matmul (quantize_rows (scale_columns ?x ?n) block) ?w ?e _) (square_sums ?x) _ ?width ?eps)" let "?width" = width_of("?x");
+    /// So are those with an RMS norm that is rounded relative to its row or blocks.
+    Rounding(2e-2) "rms-after-rounded-experts": "(grouped_matmul (quantize_rows (rms_norm ?x ?n ?eps) ?q) ?w ?e _)" => "(scale_rows (grouped_matmul (quantize_rows (scale_columns ?x ?n) ?q) ?w ?e _) (square_sums ?x) _ ?width ?eps)" let "?width" = width_of("?x") if is_relative("?q");
 }

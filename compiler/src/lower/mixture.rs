@@ -4,6 +4,7 @@ use ir::graph::{Graph, Node};
 use ir::op::Op;
 use ir::types::Dim;
 
+use super::source::Source;
 use super::{Context, LowerError, Lowering, count, size};
 use crate::target::Target;
 
@@ -54,10 +55,10 @@ impl Lowering for GroupedMatmul {
     }
 
     fn lower(&self, c: &mut Context) -> Result<(), LowerError> {
-        let (x, w) = (c.operand_type(0).clone(), c.operand_type(1).clone());
+        let (x, w, source) = (c.operand_type(0).clone(), c.operand_type(1).clone(), Source::of(c, 0));
         let shape = c.node().ty.shape.clone();
         let args = vec![
-            ("x", c.read(0)),
+            ("x", source.x),
             ("w", c.read(1)),
             ("experts", c.read_optional(2)),
             ("bias", c.read_optional(3)),
@@ -69,7 +70,11 @@ impl Lowering for GroupedMatmul {
             ("cols", size(w.shape[2])),
             ("slots_share_x", count(u64::from(x.shape.len() == 2))),
         ];
-        c.launch("grouped_matmul", &format!("{}.{}", w.dtype, x.dtype), args)
+        c.launch("grouped_matmul", &format!("{}.{}", w.dtype, source.form), args)
+    }
+
+    fn carries_out(&self, inline: Op) -> bool {
+        inline == Op::InlineQuantize
     }
 }
 

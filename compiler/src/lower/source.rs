@@ -9,7 +9,7 @@ use super::{Context, count};
 pub struct Source {
     /// The rows in memory.
     pub x: Arg,
-    /// What the kernels' variants call them: `f32`, `q8x32`, or `f32.block` and `f32.row` where the launch rounds them.
+    /// What the kernels' variants call them: `f32`, `q8x32`, or `f32.block`, `f32.row` and `f32.half` where the launch rounds them.
     pub form: String,
     /// The norm's number in parameter structs: 0 none, 1 rms, 2 layer, 3 scale.
     pub norm: Arg,

@@ -18,12 +18,14 @@ use models::hyperparameters::KvGeometry;
 use models::{Checkpoint, Metadata, Model, ModelError};
 use runtime::artifact::{Bucket, GenerationDefaults, KvInfo, MANIFEST_FILE, Manifest, ModelCard, SCHEMA};
 
+use crate::emit::Kernels;
 use crate::pipeline::CompileOptions;
 use crate::progress::Progress;
 use crate::quantise::WeightRows;
+use crate::target::Arch;
 pub use staging::{Staging, WriteError};
 pub(crate) use weights::weight_table;
-pub use weights::{WeightsError, total_bytes as weight_bytes};
+pub use weights::{WeightsError, packed_layout, total_bytes as weight_bytes};
 
 /// Why an artifact could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,8 @@ pub struct Content<'a> {
     pub graph: &'a Graph,
     /// Its programs.
     pub programs: &'a [Program],
+    /// The machine code of their launches.
+    pub kernels: &'a Kernels,
     /// The bytes of its weights.
     pub rows: &'a mut dyn WeightRows,
 }
@@ -86,10 +90,12 @@ pub fn package(
     options: &CompileOptions,
     progress: &dyn Progress,
 ) -> Result<Manifest, PackageError> {
-    let Content { card, kv, kv_pages, graph, programs, rows } = content;
+    let Content { card, kv, kv_pages, graph, programs, kernels, rows } = content;
     let buckets = programs.iter().map(|p| write_program(&mut staging, p)).collect::<Result<Vec<_>, _>>()?;
-    progress.begin("packing weights", weights::total_bytes(graph)?);
-    let weights = weights::write_weights(graph, rows, &mut staging, &|bytes| progress.advance(bytes))?;
+    kernels.files().try_for_each(|(name, content)| staging.write(&name, content))?;
+    let packed = packed_layout(options.target);
+    progress.begin("packing weights", weights::total_bytes(graph, packed)?);
+    let weights = weights::write_weights(graph, packed, rows, &mut staging, &|bytes| progress.advance(bytes))?;
     progress.finish();
     let manifest = Manifest {
         schema: SCHEMA,
@@ -97,10 +103,13 @@ pub fn package(
         kv: KvInfo { pages: kv_pages, ..kv_info(kv, card.layers, options) },
         model: card,
         target: options.target.to_string(),
+        architectures: options.architectures.iter().map(Arch::to_string).collect(),
         activations: options.activations.to_string(),
         max_sequences: symbol_max(programs, "S"),
         buckets,
         weights,
+        kernel_compiler: kernels.compiler.clone(),
+        kernels: kernels.table(),
         files: staging.files().clone(),
     };
     staging.write(MANIFEST_FILE, &json(MANIFEST_FILE, &manifest)?)?;

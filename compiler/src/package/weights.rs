@@ -1,20 +1,21 @@
-//! Writes weights into safetensors files in the packed layout, a few panels at a time.
+//! Writes weights into safetensors files in the target's packed layout, a few times 16 rows at a time.
 //!
 //! Sizes are known before any tensor is read, so the header is written first and memory stays bounded by one chunk however
-//! large the model. Matrices come first, each a multiple of 64 bytes, so that with the padded header every panel is
-//! aligned in the mapped file; what no product reads follows as plain f32 or i32. A stack of matrices is its matrices one
-//! after the other.
+//! large the model. Matrices come first, each a multiple of its layout's alignment, so that with the padded header every
+//! panel or tile is aligned in the mapped file; what no product reads follows as plain f32 or i32. A stack of matrices is
+//! its matrices one after the other.
 
 use std::collections::HashSet;
 
 use ir::graph::{Graph, Node, NodeKind, ValueId};
 use ir::op::Op;
-use ir::quant;
+use ir::quant::{self, PANEL_ROWS};
 use ir::types::{DType, Dim};
 use runtime::artifact::{Layout, WeightInfo};
 use serde_json::{Map, Value, json};
 
 use crate::quantise::{QuantiseError, WeightRows};
+use crate::target::Target;
 
 use super::staging::{StagedFile, Staging, WriteError};
 
@@ -51,14 +52,24 @@ pub enum WeightsError {
     },
 }
 
-/// Writes every weight and constant of the graph; gives their table. `advance` is told the bytes written.
+/// The layout in which the devices of a target take matrices.
+pub fn packed_layout(target: Target) -> Layout {
+    match target {
+        Target::Cpu => Layout::Rows16,
+        Target::Cuda(_) => Layout::Fragments,
+    }
+}
+
+/// Writes every weight and constant of the graph, matrices in the layout `packed`; gives their table. `advance` is told the
+/// bytes written.
 pub fn write_weights(
     graph: &Graph,
+    packed: Layout,
     rows: &mut dyn WeightRows,
     staging: &mut Staging,
     advance: &dyn Fn(u64),
 ) -> Result<Vec<WeightInfo>, WeightsError> {
-    let mut table = weight_table(graph)?;
+    let mut table = weight_table(graph, packed)?;
     for name in &assign_shards(&mut table) {
         let members: Vec<&(usize, WeightInfo)> = table.iter().filter(|(_, w)| w.file == *name).collect();
         let mut file = staging.file(name)?;
@@ -72,16 +83,16 @@ pub fn write_weights(
 }
 
 /// Bytes that [`write_weights`] will report.
-pub fn total_bytes(graph: &Graph) -> Result<u64, WeightsError> {
-    Ok(weight_table(graph)?.iter().map(|(_, w)| w.bytes).sum())
+pub fn total_bytes(graph: &Graph, packed: Layout) -> Result<u64, WeightsError> {
+    Ok(weight_table(graph, packed)?.iter().map(|(_, w)| w.bytes).sum())
 }
 
-/// Weights and constants with their node index, packed matrices first.
-pub(crate) fn weight_table(graph: &Graph) -> Result<Vec<(usize, WeightInfo)>, WeightsError> {
-    let (mut table, packed) = (Vec::new(), packed_operands(graph));
+/// Weights and constants with their node index, matrices in the layout `packed` first.
+pub(crate) fn weight_table(graph: &Graph, packed: Layout) -> Result<Vec<(usize, WeightInfo)>, WeightsError> {
+    let (mut table, matrices) = (Vec::new(), packed_operands(graph));
     for (value, node) in graph.values() {
         if matches!(node.kind, NodeKind::Weight | NodeKind::Constant(_)) {
-            let layout = if packed.contains(&value) { Layout::Rows16 } else { Layout::Plain };
+            let layout = if matrices.contains(&value) { packed } else { Layout::Plain };
             table.push((value.index(), describe(node, layout)?));
         }
     }
@@ -89,7 +100,7 @@ pub(crate) fn weight_table(graph: &Graph) -> Result<Vec<(usize, WeightInfo)>, We
     Ok(table)
 }
 
-/// What products and look-ups read: the operands that kernels expect in panels.
+/// What products and look-ups read: the operands that kernels expect packed.
 fn packed_operands(graph: &Graph) -> HashSet<ValueId> {
     let operand = |node: &Node| match node.op()? {
         Op::Embedding => node.operands().first().copied(),
@@ -104,11 +115,7 @@ fn describe(node: &Node, layout: Layout) -> Result<WeightInfo, WeightsError> {
     let shape: Option<Vec<u64>> =
         node.ty.shape.iter().map(|d| if let Dim::Const(n) = d { Some(*n) } else { None }).collect();
     let shape = shape.ok_or_else(fail)?;
-    let bytes = match layout {
-        Layout::Rows16 => quant::packed_bytes_of(node.ty.dtype, &shape),
-        Layout::Plain if matches!(node.ty.dtype, DType::F32 | DType::I32) => node.ty.bytes(&[]),
-        Layout::Plain => None,
-    };
+    let bytes = layout.bytes(node.ty.dtype, &shape);
     Ok(WeightInfo {
         name: node.name.clone(),
         dtype: node.ty.dtype.name().into(),
@@ -138,7 +145,7 @@ fn header<'a>(weights: impl Iterator<Item = &'a WeightInfo>) -> Vec<u8> {
     let (mut entries, mut offset) = (Map::new(), 0);
     for w in weights {
         let (dtype, shape) = match w.layout {
-            Layout::Rows16 => ("U8", vec![w.bytes]),
+            Layout::Rows16 | Layout::Fragments => ("U8", vec![w.bytes]),
             Layout::Plain if w.dtype == DType::I32.name() => ("I32", w.shape.clone()),
             Layout::Plain => ("F32", w.shape.clone()),
         };
@@ -160,7 +167,7 @@ fn write_weight(
     file: &mut StagedFile,
     advance: &dyn Fn(u64),
 ) -> Result<(), WeightsError> {
-    if weight.layout == Layout::Rows16 {
+    if weight.layout.is_packed() {
         return write_matrices(node.ty.dtype, weight, rows, file, advance);
     }
     let mut bytes = Vec::new();
@@ -173,7 +180,7 @@ fn write_weight(
     Ok(())
 }
 
-/// A matrix, or one after the other of a stack, panels at a time.
+/// A matrix, or one after the other of a stack, panels or tiles at a time.
 fn write_matrices(
     dtype: DType,
     weight: &WeightInfo,
@@ -187,15 +194,19 @@ fn write_matrices(
         [matrices, rows, cols] => (*matrices, *rows, *cols as usize),
         _ => return Err(fail()),
     };
-    let panel_bytes = quant::format(dtype).ok_or_else(fail)?.panel_bytes(cols);
-    let chunk_rows = ((CHUNK_BYTES / panel_bytes.max(1)).max(1) * quant::PANEL_ROWS) as u64;
+    let pack = match weight.layout {
+        Layout::Fragments => quant::fragments::pack,
+        _ => quant::pack,
+    };
+    let panel_bytes = weight.layout.bytes(dtype, &[PANEL_ROWS as u64, cols as u64]).ok_or_else(fail)? as usize;
+    let chunk_rows = ((CHUNK_BYTES / panel_bytes.max(1)).max(1) * PANEL_ROWS) as u64;
     let (mut raw, mut packed) = (Vec::new(), Vec::new());
     for matrix in 0..matrices {
         for first in (0..rows).step_by(chunk_rows as usize) {
             let count = chunk_rows.min(rows - first);
-            packed.resize((count as usize).div_ceil(quant::PANEL_ROWS) * panel_bytes, 0);
+            packed.resize((count as usize).div_ceil(PANEL_ROWS) * panel_bytes, 0);
             source.rows(&weight.name, matrix, first, count, &mut raw)?;
-            quant::pack(dtype, &raw, count as usize, cols, &mut packed)
+            pack(dtype, &raw, count as usize, cols, &mut packed)
                 .map_err(|source| WeightsError::Format { name: weight.name.clone(), source })?;
             file.write(&packed)?;
             advance(packed.len() as u64);
@@ -203,3 +214,6 @@ fn write_matrices(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use ir::types::TensorType;
 use ir::verify::{Invalid, Place, Violation, verify_program};
 
 use super::options::unknown_pass;
-use super::passes::{pass_named, pass_names};
+use super::passes::{EMIT, PLAN, pass_named, pass_names};
 use super::stage::Stage;
 use super::{CompileError, CompileOptions};
 use crate::lower::{InPlace, Lowered};
@@ -50,6 +50,10 @@ impl Entry {
         let named = comments(&text).find(|(key, _)| *key == "after").map(|(_, value)| value);
         let word = after.or(named).ok_or_else(|| no_pass(path))?;
         let after = pass_named(word).ok_or_else(|| unknown_pass("--from-pass", word))?;
+        if after == EMIT {
+            let message = format!("{EMIT} makes machine code, which has no text; begin with a dump of {PLAN}");
+            return Err(CompileError::Option { option: "--from-pass", message });
+        }
         let at = |diagnostics| CompileError::Text { path: path.into(), diagnostics };
         Ok(Entry { path: path.into(), after, stage: parse_stage(&text, after).map_err(at)? })
     }
@@ -63,7 +67,9 @@ impl Entry {
             Stage::Graph(graph) => graph_weights(graph),
             Stage::Buckets(graphs) => graphs.iter().flat_map(graph_weights).collect(),
             Stage::Lowered(lowered) => lowered.iter().flat_map(|l| program_weights(&l.program)).collect(),
-            Stage::Planned(programs) => programs.iter().flat_map(program_weights).collect(),
+            Stage::Planned(programs) | Stage::Emitted(programs, _) => {
+                programs.iter().flat_map(program_weights).collect()
+            }
         };
         let known: std::collections::HashMap<&str, &TensorType> =
             weight_nodes(base).map(|n| (&*n.name, &n.ty)).collect();
@@ -108,7 +114,7 @@ pub fn parse_stage(text: &str, after: &str) -> Result<Stage, Diagnostics> {
     Ok(match after {
         "import" | "quantise" => Stage::Graph(read_graph(text)?),
         "fuse" => Stage::Buckets(vec![read_graph(text)?]),
-        "plan" => Stage::Planned(vec![read_program(text, |p| join(verify_program(p), check_catalog(p)))?]),
+        PLAN => Stage::Planned(vec![read_program(text, |p| join(verify_program(p), check_catalog(p)))?]),
         _ => Stage::Lowered(vec![parse_lowered(text)?]),
     })
 }

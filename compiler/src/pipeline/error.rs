@@ -7,6 +7,7 @@ use ir::verify::Invalid;
 use models::ModelError;
 
 use crate::budget::BudgetError;
+use crate::emit::EmitError;
 use crate::fuse::FuseError;
 use crate::lower::LowerError;
 use crate::package::PackageError;
@@ -42,6 +43,9 @@ pub enum CompileError {
     /// A program does not fit any memory.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Programs have no machine code.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
     /// The model does not fit the memory it was to be compiled for.
     #[error(transparent)]
     Budget(#[from] BudgetError),

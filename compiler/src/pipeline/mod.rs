@@ -21,7 +21,7 @@ use crate::budget;
 use crate::fuse;
 use crate::lower::Registry;
 use crate::package::{self, Content};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::quantise::WeightRows;
 use crate::quantise::assign::{self, Assignment};
 use crate::quantise::calibrate::Calibration;
@@ -32,7 +32,7 @@ use crate::report::{self, Subject};
 pub use entry::{Entry, comments, parse_stage};
 pub use error::CompileError;
 pub use options::{BUCKET_TOKENS, CompileOptions};
-pub use passes::{IMPORT, PASSES, Pass, Setting, bucket, pass_named, pass_names, passes_after};
+pub use passes::{EMIT, IMPORT, PASSES, PLAN, Pass, Setting, bucket, pass_named, pass_names, passes_after};
 pub use stage::{BucketText, Stage};
 pub use timing::{PassTime, Size, Timings};
 
@@ -100,12 +100,12 @@ pub fn compile(
     progress: &dyn Progress,
 ) -> Result<Outcome, CompileError> {
     options.check()?;
-    let mut run = Run::new(options, registry);
+    let mut run = Run::new(options, registry, progress);
     let entry = Entry::of(options)?;
     if options.stop_after.is_some() {
         let model = run.import(checkpoint)?;
         let (pass, stage) = run.begin(&model, entry).and_then(|(after, stage)| run.passes(after, stage))?;
-        if let Stage::Planned(programs) = &stage {
+        if let Some(programs) = stage.planned() {
             run.report(&package::model_card(&model, checkpoint, options)?, programs)?;
         }
         return Ok(Outcome::Stopped(Box::new(Stopped { pass, stage, timings: run.timings })));
@@ -127,21 +127,22 @@ pub fn compile(
     }
     run.assignment = Some(assignment);
     let (after, stage) = run.begin(&model, entry)?;
-    let programs = run.passes(after, stage)?.1.into_programs("package")?;
+    let (programs, kernels) = run.passes(after, stage)?.1.into_emitted("package")?;
 
     let start = Instant::now();
     let base = run.packaged();
     let kv = model.hyper.kv;
-    let content = Content { card: card.clone(), kv, kv_pages, graph: &base, programs: &programs, rows: &mut *rows };
+    let (kernels, programs) = (&kernels, &programs[..]);
+    let content = Content { card: card.clone(), kv, kv_pages, graph: &base, programs, kernels, rows: &mut *rows };
     let manifest = package::package(staging, content, options, progress)?;
     run.timings.note("package", start, Size::Launches(programs.iter().map(|p| p.launches.len()).sum()), Size::None);
-    run.report(&card, &programs)?;
+    run.report(&card, programs)?;
     let notes = [notes, run.notes.into_inner()].concat();
     Ok(Outcome::Artifact(Box::new(Compiled { manifest, notes, timings: run.timings })))
 }
 
-/// Every pass from the checkpoint to planned programs, one for each bucket; no weight is read. The model's graph is then the one
-/// whose weights have their formats. `None` if told to stop before the last pass.
+/// Every pass from the checkpoint to planned programs, one for each bucket; no weight is read and no kernel compiled. The model's
+/// graph is then the one whose weights have their formats. `None` if told to stop before programs are planned.
 ///
 /// # Errors
 /// As [`compile`].
@@ -150,8 +151,10 @@ pub fn compile_programs(
     options: &CompileOptions,
     registry: &Registry,
 ) -> Result<Option<(Model, Vec<Program>)>, CompileError> {
+    let stop_after = options.stop_after.clone().filter(|pass| pass != EMIT).unwrap_or_else(|| PLAN.into());
+    let options = &CompileOptions { stop_after: Some(stop_after), ..options.clone() };
     options.check()?;
-    let mut run = Run::new(options, registry);
+    let mut run = Run::new(options, registry, &Silent);
     let mut model = run.import(checkpoint)?;
     let (after, stage) = run.begin(&model, Entry::of(options)?)?;
     let (_, stage) = run.passes(after, stage)?;
@@ -173,7 +176,7 @@ pub fn compile_text(options: &CompileOptions, registry: &Registry) -> Result<Sto
         return Err(needs_model("--report", "there is nothing to say of the model; name it as well"));
     }
     let entry = Entry::of(options)?.ok_or_else(|| needs_model("--from", "name a text to begin with"))?;
-    let mut run = Run::new(options, registry);
+    let mut run = Run::new(options, registry, &Silent);
     let (pass, stage) = run.passes(entry.after, entry.stage)?;
     Ok(Stopped { pass, stage, timings: run.timings })
 }
@@ -191,7 +194,7 @@ pub fn explain(
 ) -> Result<String, CompileError> {
     let options = CompileOptions { stop_after: Some("quantise".into()), dump: None, report: None, ..options.clone() };
     options.check()?;
-    let mut run = Run::new(&options, registry);
+    let mut run = Run::new(&options, registry, &Silent);
     let graph = match checkpoint {
         Some(checkpoint) => {
             let model = run.import(checkpoint)?;
@@ -218,13 +221,14 @@ struct Run<'a> {
     timings: Timings,
     /// What the user should know of the passes.
     notes: RefCell<Vec<String>>,
+    progress: &'a dyn Progress,
 }
 
 impl<'a> Run<'a> {
-    fn new(options: &'a CompileOptions, registry: &'a Registry) -> Run<'a> {
+    fn new(options: &'a CompileOptions, registry: &'a Registry, progress: &'a dyn Progress) -> Run<'a> {
         let (base, fused) = (Graph::default(), Vec::new());
         let (timings, notes) = (Timings::default(), RefCell::default());
-        Run { options, registry, assignment: None, base, fused, timings, notes }
+        Run { options, registry, assignment: None, base, fused, timings, notes, progress }
     }
 
     /// The pass before those of the list.
@@ -282,6 +286,7 @@ impl<'a> Run<'a> {
             registry: self.registry,
             assignment: self.assignment.as_ref(),
             notes: &self.notes,
+            progress: self.progress,
         }
     }
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::CompileError;
-use super::passes::{pass_named, pass_names};
+use super::passes::{PLAN, pass_named, pass_names, passes_after};
 use crate::cost::TargetSpec;
 use crate::fuse::Fusion;
 use crate::quantise::options::QuantOptions;
-use crate::target::{Activations, Target};
+use crate::target::{Activations, Arch, Target};
 
 /// Most tokens of each bucket a program is made for: single-token decoding, small batches, prefill chunks.
 pub const BUCKET_TOKENS: &[u64] = &[1, 8, 64, 512];
@@ -17,6 +17,10 @@ pub const BUCKET_TOKENS: &[u64] = &[1, 8, 64, 512];
 pub struct CompileOptions {
     /// What programs are compiled for.
     pub target: Target,
+    /// Architectures that kernels are compiled for, the oldest first; none for the cpu.
+    pub architectures: Vec<Arch>,
+    /// The NVRTC to compile them with; by default the first that is found, or fetched.
+    pub nvrtc: Option<PathBuf>,
     /// What the target can do: its row of the cost table.
     pub spec: TargetSpec,
     /// How matmuls see their activations.
@@ -33,7 +37,7 @@ pub struct CompileOptions {
     pub trace_routing: bool,
     /// Most tokens of each bucket, smallest first.
     pub buckets: Vec<u64>,
-    /// Threads that quantise and calibrate. The artifact does not depend on it.
+    /// Threads that quantise, calibrate and compile kernels. The artifact does not depend on it.
     pub threads: usize,
     /// Begins with this text of a graph or program instead of the checkpoint's graph.
     pub from: Option<PathBuf>,
@@ -52,6 +56,8 @@ impl CompileOptions {
     pub fn new(target: Target, activations: Activations) -> CompileOptions {
         CompileOptions {
             target,
+            architectures: target.arch().into_iter().collect(),
+            nvrtc: None,
             spec: target.spec(),
             activations,
             fusion: Fusion::Full,
@@ -80,9 +86,9 @@ impl CompileOptions {
                 pass_named(pass).ok_or_else(|| unknown_pass(option, pass))?;
             }
         }
-        let last = pass_names().last();
-        if self.report.is_some() && self.stop_after.is_some() && self.stop_after.as_deref() != last {
-            let message = format!("the page shows planned programs; stop after {}, or not at all", last.unwrap_or(""));
+        let planned = |stop: &str| stop == PLAN || passes_after(PLAN).iter().any(|p| p.name == stop);
+        if self.report.is_some() && self.stop_after.as_deref().is_some_and(|stop| !planned(stop)) {
+            let message = format!("the page shows planned programs; stop after {PLAN} or later, or not at all");
             return Err(CompileError::Option { option: "--report", message });
         }
         Ok(())

@@ -4,22 +4,30 @@
 use std::cell::RefCell;
 
 use ir::graph::Graph;
+use toolchain::cache::CachedNvrtc;
 
 use super::stage::Stage;
 use super::{CompileError, CompileOptions};
+use crate::emit::{self, BuiltIn, EmitOptions};
 use crate::fuse::{self, FuseOptions};
 use crate::lower::{self, Registry};
 use crate::plan;
+use crate::progress::Progress;
 use crate::quantise::activations::quantise_activations;
 use crate::quantise::assign::{self, Assignment};
 use crate::schedule;
-use crate::target::Activations;
 
 /// Most rows whose logits one step computes: a row is as wide as the vocabulary.
 const MAX_LOGIT_ROWS: u64 = 64;
 
 /// The pass that needs the checkpoint: its metadata and tensor names become a graph of one step; no weight is read.
 pub const IMPORT: &str = "import";
+
+/// The pass that completes programs: nothing after it changes them.
+pub const PLAN: &str = "plan";
+
+/// The pass that needs a compiler for GPUs.
+pub const EMIT: &str = "emit";
 
 /// What passes may ask for beside what the one before made.
 pub struct Setting<'a> {
@@ -31,6 +39,8 @@ pub struct Setting<'a> {
     pub assignment: Option<&'a Assignment>,
     /// What the user should know of the passes, one line each.
     pub notes: &'a RefCell<Vec<String>>,
+    /// Where passes that take long show how far they are.
+    pub progress: &'a dyn Progress,
 }
 
 impl<'a> Setting<'a> {
@@ -51,7 +61,7 @@ pub struct Pass {
 
 /// The passes after [`IMPORT`], in order.
 pub const PASSES: &[Pass] = &[
-    // Each weight gets its format; activations are rounded where products are then faster.
+    // Each weight gets its format; activations are rounded as products take them.
     Pass { name: "quantise", run: quantise },
     // Each bucket gets a graph of its own, and ops that one launch can carry out become one.
     Pass { name: "fuse", run: fuse },
@@ -60,7 +70,9 @@ pub const PASSES: &[Pass] = &[
     // Launches are ordered so that little memory is live at once.
     Pass { name: "schedule", run: schedule },
     // Every intermediate result gets its place in one arena.
-    Pass { name: "plan", run: plan },
+    Pass { name: PLAN, run: plan },
+    // Every launch gets machine code, if it is for a GPU.
+    Pass { name: EMIT, run: emit },
 ];
 
 /// Names of all passes, in order.
@@ -84,8 +96,7 @@ fn quantise(stage: Stage, setting: &Setting) -> Result<Stage, CompileError> {
         Some(assignment) => assign::apply(&graph, assignment)?,
         None => assign::apply(&graph, &assign::assign(&graph, &setting.options.quant))?,
     };
-    let rounds = setting.options.activations == Activations::Int8;
-    Ok(Stage::Graph(if rounds { quantise_activations(&graph)? } else { graph }))
+    Ok(Stage::Graph(quantise_activations(&graph, setting.options.activations)?))
 }
 
 fn fuse(stage: Stage, setting: &Setting) -> Result<Stage, CompileError> {
@@ -113,6 +124,15 @@ fn plan(stage: Stage, _: &Setting) -> Result<Stage, CompileError> {
     let lowered = stage.into_lowered("plan")?;
     let planned: Result<_, _> = lowered.into_iter().map(plan::plan).collect();
     Ok(Stage::Planned(planned?))
+}
+
+fn emit(stage: Stage, setting: &Setting) -> Result<Stage, CompileError> {
+    let programs = stage.into_programs(EMIT)?;
+    let options = setting.options;
+    let emit_options = EmitOptions { architectures: options.architectures.clone(), threads: options.threads };
+    let open = || Ok(CachedNvrtc::new(toolchain::locate::nvrtc(options.nvrtc.as_deref())?.0));
+    let kernels = emit::emit(&programs, &emit_options, &BuiltIn, open, setting.progress)?;
+    Ok(Stage::Emitted(programs, kernels))
 }
 
 /// The graph with its symbols narrowed to steps of at most so many tokens.

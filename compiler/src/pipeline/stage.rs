@@ -7,7 +7,9 @@ use ir::verify::{Invalid, verify_graph, verify_program};
 
 use super::CompileError;
 use super::timing::Size;
+use crate::emit::Kernels;
 use crate::lower::Lowered;
+use crate::report::kernel_table;
 
 /// What a pass is given and what it makes.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub enum Stage {
     Lowered(Vec<Lowered>),
     /// A program for each bucket, its memory plan complete: after plan.
     Planned(Vec<Program>),
+    /// The programs and the machine code of their launches: after emit.
+    Emitted(Vec<Program>, Kernels),
 }
 
 /// The text of a graph or program.
@@ -32,7 +36,7 @@ pub struct BucketText {
 }
 
 impl Stage {
-    /// The text of each bucket. A first comment line names the pass; what the planner may put in one place, which a program does
+    /// The text of each bucket; of machine code the table of kernels. A first comment line names the pass; what the planner may put in one place, which a program does
     /// not say, follows in comments as well.
     pub fn texts(&self, pass: &str) -> Vec<BucketText> {
         let text =
@@ -42,6 +46,7 @@ impl Stage {
             Stage::Buckets(graphs) => graphs.iter().map(|g| text(&g.name, print_graph(g))).collect(),
             Stage::Lowered(lowered) => lowered.iter().map(|l| text(&l.program.name, print_lowered(l))).collect(),
             Stage::Planned(programs) => programs.iter().map(|p| text(&p.name, print_program(p))).collect(),
+            Stage::Emitted(_, kernels) => vec![text("", kernel_table(&kernels.table()))],
         }
     }
 
@@ -77,12 +82,32 @@ impl Stage {
         if let Stage::Planned(programs) = self { Ok(programs) } else { Err(self.unfit(pass, "planned programs")) }
     }
 
+    /// The programs and their machine code, for `pass`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn into_emitted(self, pass: &'static str) -> Result<(Vec<Program>, Kernels), CompileError> {
+        match self {
+            Stage::Emitted(programs, kernels) => Ok((programs, kernels)),
+            other => Err(other.unfit(pass, "programs with machine code")),
+        }
+    }
+
+    /// The programs, once they are planned.
+    pub fn planned(&self) -> Option<&[Program]> {
+        match self {
+            Stage::Planned(programs) | Stage::Emitted(programs, _) => Some(programs),
+            _ => None,
+        }
+    }
+
     fn unfit(&self, pass: &'static str, expected: &'static str) -> CompileError {
         let found = match self {
             Stage::Graph(_) => "one graph",
             Stage::Buckets(_) => "a graph a bucket",
             Stage::Lowered(_) => "lowered programs",
             Stage::Planned(_) => "planned programs",
+            Stage::Emitted(..) => "machine code",
         };
         CompileError::Order { pass, expected, found }
     }
@@ -94,6 +119,7 @@ impl Stage {
             Stage::Buckets(graphs) => Size::Nodes(graphs.iter().map(|g| g.nodes.len()).sum()),
             Stage::Lowered(lowered) => Size::Launches(lowered.iter().map(|l| l.program.launches.len()).sum()),
             Stage::Planned(programs) => Size::Launches(programs.iter().map(|p| p.launches.len()).sum()),
+            Stage::Emitted(_, kernels) => Size::Kernels(kernels.kernels.len()),
         }
     }
 
@@ -105,7 +131,8 @@ impl Stage {
         match self {
             Stage::Graph(graph) => verify_graph(graph),
             Stage::Buckets(graphs) => graphs.iter().try_for_each(verify_graph),
-            Stage::Lowered(_) => Ok(()),
+            // What is lowered has no plan yet; what is emitted was verified with its plan.
+            Stage::Lowered(_) | Stage::Emitted(..) => Ok(()),
             Stage::Planned(programs) => programs.iter().try_for_each(verify_program),
         }
     }

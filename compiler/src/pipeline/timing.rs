@@ -14,6 +14,8 @@ pub enum Size {
     Nodes(usize),
     /// Launches of programs.
     Launches(usize),
+    /// Kernels in machine code.
+    Kernels(usize),
 }
 
 impl fmt::Display for Size {
@@ -22,6 +24,7 @@ impl fmt::Display for Size {
             Size::None => f.write_str("-"),
             Size::Nodes(n) => write!(f, "{n} nodes"),
             Size::Launches(n) => write!(f, "{n} launches"),
+            Size::Kernels(n) => write!(f, "{n} kernels"),
         }
     }
 }
@@ -32,6 +35,7 @@ impl Size {
             Size::None => Value::Null,
             Size::Nodes(n) => json!({ "nodes": n }),
             Size::Launches(n) => json!({ "launches": n }),
+            Size::Kernels(n) => json!({ "kernels": n }),
         }
     }
 }

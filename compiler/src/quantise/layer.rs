@@ -185,7 +185,7 @@ impl LayerRunner {
     ) -> Result<LayerRunner, QuantiseError> {
         let graph = layer.graph(model, window as u64, taps);
         let program = plan(schedule(lower(&graph, &Registry::default(), Target::Cpu)?))?;
-        let table = weight_table(&graph)
+        let table = weight_table(&graph, Layout::Rows16)
             .map_err(|e| QuantiseError::Weight { weight: "of a layer".into(), message: e.to_string() })?;
         let infos: Vec<WeightInfo> = table.iter().map(|(_, info)| info.clone()).collect();
         let pages = (window as u64).div_ceil(PAGE_TOKENS);

@@ -7,6 +7,7 @@ use ir::graph::{Graph, NodeKind, ValueId};
 use ir::interp::{Interpreter, Tensor};
 use ir::types::DType;
 use models::{Checkpoint, ImportOptions, Model};
+use runtime::artifact::Layout;
 
 use super::assign::{Assignment, apply, assign};
 use super::awq::scale_layer;
@@ -60,11 +61,11 @@ fn asked(dtype: DType) -> QuantOptions {
 
 /// Every weight, as `rows` gives it: vectors replaced, matrices from the source.
 fn values(model: &Model, source: &mut SourceRows, plain: &mut dyn WeightRows) -> HashMap<String, Tensor> {
-    let packed = crate::package::weight_table(&model.graph).unwrap();
+    let packed = crate::package::weight_table(&model.graph, Layout::Rows16).unwrap();
     let mut weights = HashMap::new();
     for (node, info) in packed.iter().filter(|(n, _)| model.graph.nodes[*n].kind == NodeKind::Weight) {
         let shape = &info.shape;
-        let is_matrix = info.layout == runtime::artifact::Layout::Rows16;
+        let is_matrix = info.layout == Layout::Rows16;
         let tensor = if is_matrix {
             let (matrices, rows) = if shape.len() == 3 { (shape[0], shape[1]) } else { (1, shape[0]) };
             let (mut all, mut part) = (Vec::new(), Vec::new());
@@ -214,15 +215,15 @@ fn scales_taken_back_leave_the_logits_as_they_were() {
 fn bytes(model: &Model, assignment: &Assignment, rows: &mut dyn WeightRows) -> Vec<u8> {
     let graph = apply(&model.graph, assignment).unwrap();
     let (mut all, mut part) = (Vec::new(), Vec::new());
-    for (node, info) in crate::package::weight_table(&graph).unwrap() {
+    for (node, info) in crate::package::weight_table(&graph, Layout::Rows16).unwrap() {
         match (info.layout, info.shape.as_slice()) {
-            (runtime::artifact::Layout::Rows16, [matrices, count, _]) => {
+            (Layout::Rows16, [matrices, count, _]) => {
                 for matrix in 0..*matrices {
                     rows.rows(&info.name, matrix, 0, *count, &mut part).unwrap();
                     all.extend_from_slice(&part);
                 }
             }
-            (runtime::artifact::Layout::Rows16, shape) => {
+            (Layout::Rows16, shape) => {
                 rows.rows(&info.name, 0, 0, shape[0], &mut part).unwrap();
                 all.extend_from_slice(&part);
             }

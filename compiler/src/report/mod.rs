@@ -4,10 +4,12 @@
 
 mod costs;
 mod graph_svg;
+mod kernels;
 mod layer;
 mod layout;
 mod page;
 mod plots;
+mod simulation;
 
 use ir::graph::Graph;
 use ir::program::Program;
@@ -15,7 +17,9 @@ use runtime::artifact::ModelCard;
 
 use crate::pipeline::CompileOptions;
 pub use costs::launches_per_layer;
+pub use kernels::{KernelRow, kernel_rows, kernel_table};
 pub use page::page;
+pub use simulation::simulation_page;
 
 /// What a page is about.
 pub struct Subject<'a> {

@@ -20,6 +20,23 @@ const STYLE: &str = include_str!("style.css");
 /// The page's text.
 pub fn page(subject: &Subject) -> String {
     let name = &subject.card.name;
+    let title = format!("{name} compiled for {}", subject.options.target);
+    let lead = html! {
+        "Compiled for " b { (subject.options.target) } " with " b { (subject.options.activations) } " activations."
+    };
+    let content = html! {
+        (card(subject))
+        (buckets(subject))
+        (layers(subject))
+        @for program in subject.programs { (memory(program)) }
+        @for program in subject.programs { (launches(subject, program)) }
+        (formats(subject.graph))
+    };
+    frame(&title, name, &lead, &content)
+}
+
+/// A whole page around its content.
+pub(super) fn frame(title: &str, heading: &str, lead: &Markup, content: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -27,22 +44,12 @@ pub fn page(subject: &Subject) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (name) " compiled for " (subject.options.target) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header {
-                    h1 { (name) }
-                    p { "Compiled for " b { (subject.options.target) } " with " b { (subject.options.activations) } " activations." }
-                }
-                main {
-                    (card(subject))
-                    (buckets(subject))
-                    (layers(subject))
-                    @for program in subject.programs { (memory(program)) }
-                    @for program in subject.programs { (launches(subject, program)) }
-                    (formats(subject.graph))
-                }
+                header { h1 { (heading) } p { (lead) } }
+                main { (content) }
             }
         }
     };
@@ -231,7 +238,7 @@ fn formats(graph: &Graph) -> Markup {
 }
 
 /// Three digits and a power of a thousand.
-fn count_text(n: u64) -> String {
+pub(super) fn count_text(n: u64) -> String {
     scaled(n as f64, 1000.0, &["", " k", " M", " G", " T"])
 }
 

@@ -11,7 +11,7 @@ use compiler::pipeline::{self, CompileError, CompileOptions, Compiled, Outcome, 
 use compiler::progress::Bar;
 use compiler::quantise::QuantiseError;
 use compiler::quantise::options::{CALIBRATION_TOKENS, FormatChoice, QuantOptions};
-use compiler::target::{Activations, Target};
+use compiler::target::{Activations, Targets};
 use models::Checkpoint;
 use runtime::byte_size::ByteSize;
 use serde_json::json;
@@ -25,16 +25,20 @@ pub struct CompileArgs {
     /// Artifact folder to write
     #[arg(short, long, value_name = "OUT.moesaic", required_unless_present_any = ["stop_after", "explain"])]
     pub output: Option<PathBuf>,
-    /// What to compile for: cpu, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, or cuda for sm_80
-    #[arg(long, default_value = "cpu", env = "MOESAIC_TARGET")]
-    pub target: String,
+    /// What to compile for: cpu, or one or several of sm_80, sm_86, sm_89, sm_90, sm_100, sm_120; cuda for all of these. Programs are
+    /// made for the oldest, kernels for each
+    #[arg(long, default_value = "cpu", value_delimiter = ',', env = "MOESAIC_TARGET")]
+    pub target: Vec<String>,
+    /// The NVRTC that compiles kernels for GPUs; default: of CUDA_PATH, of the system, else one that is fetched into the cache
+    #[arg(long, value_name = "PATH", env = "MOESAIC_NVRTC")]
+    pub nvrtc: Option<PathBuf>,
     /// Table of what targets do in a second, in place of the built-in one: doctor --calibrate -o writes one
     #[arg(long, value_name = "FILE.json")]
     pub cost_table: Option<PathBuf>,
     /// How weights are stored
     #[command(flatten)]
     pub quant: QuantArgs,
-    /// Activations of products: f32 (parity) or int8; default: the target's fastest
+    /// Activations of products: f32 (parity), f16 or int8; default: f16 for GPUs, int8 for cpu
     #[arg(long, env = "MOESAIC_ACTIVATIONS")]
     pub activations: Option<String>,
     /// Longest sequence in tokens, 32k for 32768; default: what the model was made for
@@ -46,7 +50,7 @@ pub struct CompileArgs {
     /// Add what each router selects to the results of a step, for `logits` to write
     #[arg(long)]
     pub trace_routing: bool,
-    /// Threads that quantise and calibrate; the artifact does not depend on it. Default: one a core
+    /// Threads that quantise, calibrate and compile kernels; the artifact does not depend on it. Default: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     #[command(flatten)]
@@ -77,7 +81,7 @@ pub struct PassArgs {
     /// Begin --from's text after this pass, whatever it says
     #[arg(long, value_name = "PASS", requires = "from")]
     pub from_pass: Option<String>,
-    /// Stop after this pass, without an artifact: import, quantise, fuse, lower, schedule or plan; its text goes to standard output
+    /// Stop after this pass, without an artifact: import, quantise, fuse, lower, schedule, plan or emit; its text goes to standard output
     /// unless --dump or --report is given
     #[arg(long, value_name = "PASS")]
     pub stop_after: Option<String>,
@@ -131,6 +135,13 @@ impl QuantArgs {
     }
 }
 
+/// Programs that have no machine code; why has been said.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} faults keep the programs from being compiled for GPUs")]
+struct NoMachineCode {
+    count: usize,
+}
+
 /// A text to begin with that cannot be; what is wrong with it has been said.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {count} {}", .path.display(), if *.count == 1 { "violation" } else { "violations" })]
@@ -170,7 +181,7 @@ pub fn compile(args: &CompileArgs) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Error>> {
-    let target: Target = args.target.parse()?;
+    let Targets { target, architectures } = Targets::parse(&args.target)?;
     let activations = match &args.activations {
         Some(word) => word.parse::<Activations>()?,
         None => Activations::default_for(target),
@@ -178,6 +189,8 @@ fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Err
     let defaults = CompileOptions::new(target, activations);
     let costs = args.cost_table.as_deref().map(read_cost_table).transpose()?;
     Ok(CompileOptions {
+        architectures,
+        nvrtc: args.nvrtc.clone(),
         spec: target.spec_in(costs.as_ref()),
         fusion: if args.passes.no_fuse { Fusion::Off } else { args.passes.fuse.parse()? },
         max_model_len: args.max_model_len,
@@ -194,11 +207,20 @@ fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Err
     })
 }
 
-/// Says everything that is wrong with a text, a line each; other errors are one line already.
+/// Says everything that is wrong with a text or with kernels, a line each; other errors are one line already.
 fn list_violations(error: CompileError) -> Box<dyn std::error::Error> {
-    let CompileError::Text { path, diagnostics } = error else { return error.into() };
-    diagnostics.0.iter().for_each(|d| eprintln!("{}: {d}", path.display()));
-    UnfitText { path, count: diagnostics.0.len() }.into()
+    match error {
+        CompileError::Text { path, diagnostics } => {
+            diagnostics.0.iter().for_each(|d| eprintln!("{}: {d}", path.display()));
+            UnfitText { path, count: diagnostics.0.len() }.into()
+        }
+        CompileError::Emit(emit) if emit.lines().len() > 1 => {
+            let lines = emit.lines();
+            lines.iter().for_each(|line| eprintln!("{line}"));
+            NoMachineCode { count: lines.len() }.into()
+        }
+        error => error.into(),
+    }
 }
 
 fn show_artifact(args: &CompileArgs, compiled: &Compiled, source_bytes: u64, seconds: f64) {

@@ -37,7 +37,7 @@ pub struct FitArgs {
     /// How weights are stored
     #[command(flatten)]
     pub quant: QuantArgs,
-    /// Activations of products: f32 (parity) or int8; default: the target's fastest
+    /// Activations of products: f32 (parity), f16 or int8; default: f16 for GPUs, int8 for cpu
     #[arg(long, env = "MOESAIC_ACTIVATIONS")]
     pub activations: Option<String>,
     /// Threads of the cpu device, each of which has scratch memory; default: the machine's cores

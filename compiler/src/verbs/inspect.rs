@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use compiler::cost::read_cost_table;
-use compiler::report::launches_per_layer;
+use compiler::report::{KernelRow, kernel_rows, kernel_table, launches_per_layer};
 use compiler::target::Target;
 use ir::program::Program;
 use runtime::artifact::{Artifact, Bucket, Manifest, OpenOptions};
@@ -27,6 +27,9 @@ pub struct InspectArgs {
     /// List what each launch of this bucket costs on the target; default: the smallest bucket
     #[arg(long, value_name = "BUCKET", num_args = 0..=1, conflicts_with_all = ["launches", "memory"])]
     pub cost: Option<Option<String>>,
+    /// List the kernels in machine code and what each takes of each GPU
+    #[arg(long, conflicts_with_all = ["launches", "memory", "cost"])]
+    pub kernels: bool,
     /// With --cost, on this target instead of the artifact's
     #[arg(long, value_name = "TARGET", requires = "cost")]
     pub target: Option<String>,
@@ -65,6 +68,8 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
         print_launches(bucket(name)?);
     } else if let Some(name) = &args.memory {
         print_memory(bucket(name)?);
+    } else if args.kernels && !args.json {
+        print_kernels(manifest);
     } else if args.json {
         println!("{}", serde_json::to_string_pretty(&describe(manifest, programs))?);
     } else {
@@ -86,6 +91,8 @@ fn describe(manifest: &Manifest, programs: &[Program]) -> serde_json::Value {
     json!({
         "model": manifest.model,
         "target": manifest.target,
+        "architectures": manifest.architectures,
+        "kernel_compiler": manifest.kernel_compiler,
         "activations": manifest.activations,
         "kv": manifest.kv,
         "buckets": manifest.buckets,
@@ -96,13 +103,23 @@ fn describe(manifest: &Manifest, programs: &[Program]) -> serde_json::Value {
         "arena_lower_bound_bytes": largest.map(|b| b.arena_lower_bound_bytes),
         "weights_bytes": manifest.weights.iter().map(|w| w.bytes).sum::<u64>(),
         "weights": manifest.weights,
-        "kernels": kernels(programs),
+        "kernels": if manifest.target == "cpu" { native_kernels(programs) } else { kernels(manifest) },
     })
+}
+
+/// A row for each entry of a kernel in machine code and each architecture.
+fn kernels(manifest: &Manifest) -> Vec<serde_json::Value> {
+    let row = |KernelRow { kernel, arch, entry, figures: f }: KernelRow| {
+        json!({"name": kernel.kernel, "variant": kernel.variant, "arch": arch, "entry": entry, "file": kernel.name,
+               "registers": f.registers, "spill_bytes": f.spill_bytes, "shared_bytes": f.shared_bytes,
+               "stack_bytes": f.stack_bytes, "constant_bytes": f.constant_bytes})
+    };
+    kernel_rows(&manifest.kernels).map(row).collect()
 }
 
 /// Kernel variants in use, with how often each is launched for one token. Registers, spills and shared memory are facts
 /// of compiled GPU code and null for native kernels.
-fn kernels(programs: &[Program]) -> Vec<serde_json::Value> {
+fn native_kernels(programs: &[Program]) -> Vec<serde_json::Value> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for launch in programs.first().map_or(&[][..], |p| &p.launches) {
         *counts.entry((&launch.kernel, &launch.variant)).or_default() += 1;
@@ -167,6 +184,15 @@ fn print_bucket(b: &Bucket, program: &Program) {
         megabytes(b.arena_lower_bound_bytes),
         b.arena_bytes as f64 / b.arena_lower_bound_bytes.max(1) as f64,
     );
+}
+
+fn print_kernels(manifest: &Manifest) {
+    if manifest.kernels.is_empty() {
+        println!("target {}: the kernels are those of the runtime", manifest.target);
+        return;
+    }
+    println!("{}", manifest.kernel_compiler.as_deref().unwrap_or("compiler unknown"));
+    print!("{}", kernel_table(&manifest.kernels));
 }
 
 fn print_launches(program: &Program) {

@@ -7,3 +7,4 @@ mod costs;
 pub mod fit;
 pub mod inspect;
 pub mod synth;
+pub mod toolchain;

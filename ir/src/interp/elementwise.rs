@@ -2,6 +2,7 @@
 
 use super::{InterpError, Step};
 use crate::quant::activations::{Granularity, round_row};
+use crate::quant::half_rows;
 
 impl Step<'_> {
     pub(super) fn pairwise(&self, f: impl Fn(f64, f64) -> f64) -> Vec<f32> {
@@ -63,11 +64,12 @@ impl Step<'_> {
     }
 
     pub(super) fn quantize_rows(&self) -> Vec<f32> {
-        let granularity = match self.node.word("granularity") {
-            Some("row") => Granularity::Row,
-            _ => Granularity::Block,
+        let round: fn(&[f32]) -> Vec<f32> = match self.node.word("granularity") {
+            Some("half") => half_rows::round_row,
+            Some("row") => |row| round_row(row, Granularity::Row),
+            _ => |row| round_row(row, Granularity::Block),
         };
-        self.real(0).chunks_exact(self.width(0).max(1)).flat_map(|row| round_row(row, granularity)).collect()
+        self.real(0).chunks_exact(self.width(0).max(1)).flat_map(round).collect()
     }
 
     pub(super) fn rope(&self) -> Result<Vec<f32>, InterpError> {

@@ -61,7 +61,8 @@ pub(super) fn rms_norm(s: &Signature) -> Result<TensorType, String> {
 
 pub(super) fn quantize_rows(s: &Signature) -> Result<TensorType, String> {
     let x = s.reals(0, "x")?;
-    Ok(TensorType::new(DType::Q8X32, x.shape.clone()))
+    let is_half = matches!(s.attributes.first(), Some(Attr::Str(granularity)) if granularity == "half");
+    Ok(TensorType::new(if is_half { DType::F32 } else { DType::Q8X32 }, x.shape.clone()))
 }
 
 pub(super) fn layer_norm(s: &Signature) -> Result<TensorType, String> {

@@ -1,6 +1,6 @@
 //! Storage formats of weights and activations, one file a format.
 //!
-//! A weight matrix `[rows, cols]` exists in two layouts that hold the same integers and scales:
+//! A weight matrix `[rows, cols]` exists in three layouts that hold the same integers and scales:
 //!
 //! * **row-major**: one row after the other. The GGUF types and MXFP4 in GGUF's own blocks along `cols`; the others
 //!   ([`planar`]) as the row's integers, then its scales, then its zeros.
@@ -8,6 +8,7 @@
 //!   lane `r` of a 512-bit vector always belongs to row `16·panel + r`. A dot product then needs no horizontal sum, every
 //!   output element is accumulated in the order of `k` on every instruction set, and so its bits do not depend on
 //!   how many tokens are computed together. Rows missing from the last panel are zero in every byte.
+//! * **[`fragments`]**: the packed panels in the order in which the tensor cores of a GPU take them.
 //!
 //! # Packed layout
 //!
@@ -89,6 +90,8 @@ mod q8_0;
 mod rounding;
 
 pub mod activations;
+pub mod fragments;
+pub mod half_rows;
 pub mod minifloat;
 
 #[cfg(test)]
@@ -225,7 +228,7 @@ pub enum QuantError {
 /// One storage format of weight matrices: its row-major blocks and its packed panels.
 ///
 /// Adding a format is one file that implements this (block formats do through `blocks::BlockFormat`), one line in
-/// [`FORMATS`], one in [`DType`], and a loader for the matmul kernels.
+/// [`FORMATS`], one in [`DType`], one in the table of [`fragments`], and a loader for the matmul kernels.
 pub trait QuantFormat: Sync {
     /// The element type this format stores.
     fn dtype(&self) -> DType;

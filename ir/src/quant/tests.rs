@@ -50,7 +50,7 @@ fn any_shape() -> impl Strategy<Value = (&'static dyn QuantFormat, usize, usize)
 }
 
 /// A shape and the random bytes of its row-major matrix.
-fn any_matrix() -> impl Strategy<Value = (&'static dyn QuantFormat, usize, usize, Vec<u8>)> {
+pub(super) fn any_matrix() -> impl Strategy<Value = (&'static dyn QuantFormat, usize, usize, Vec<u8>)> {
     any_shape().prop_flat_map(|(format, rows, cols)| {
         let bytes = rows * row_bytes(format.dtype(), cols as u64).unwrap() as usize;
         prop::collection::vec(any::<u8>(), bytes).prop_map(move |bytes| (format, rows, cols, bytes))

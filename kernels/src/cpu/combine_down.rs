@@ -65,9 +65,6 @@ pub unsafe fn matrices_read(params: &CombineDownParams) -> usize {
 /// Bytes of one expert's results in a block.
 const RESULT_BYTES: usize = (BLOCK_ROWS * size_of::<f32>()).next_multiple_of(SCRATCH_ALIGN);
 
-/// No norm.
-const NO_NORM: Norm = Norm { kind: 0, weight: std::ptr::null(), bias: std::ptr::null(), eps: 0.0 };
-
 /// A launch with what its variant says.
 struct Launch<'a> {
     params: &'a CombineDownParams,
@@ -102,7 +99,7 @@ impl Body for Driver {
             let (rows, cols) = (p.rows as usize, p.cols as usize);
             let (results, scratch) = scratch.split_at_mut(RESULT_BYTES);
             let (preparing, staging) = scratch.split_at_mut(prologue::scratch_bytes(types.1, 0, cols));
-            let h = Rows::new::<S>(p.h, cols, *types, NO_NORM, preparing);
+            let h = Rows::new::<S>(p.h, cols, *types, Norm::NONE, preparing);
             let mut staged = StagedSlots { of: None, memory: staging, row_bytes: row_staging_bytes(types.0, cols) };
             let (per_token, panels) = (rows.div_ceil(BLOCK_ROWS), rows.div_ceil(LANES));
             for block in blocks {
@@ -218,6 +215,7 @@ fn row(p: &CombineDownParams, token: usize, panels: usize) -> ResidualRow {
 #[cfg(test)]
 mod tests {
     use ir::quant::activations::{Granularity, quantize_row, row_bytes};
+    use ir::quant::half_rows::round_row;
     use proptest::prelude::*;
 
     use super::*;
@@ -297,8 +295,11 @@ mod tests {
         /// The definition in f64, of the rounded activations where they are rounded.
         fn expected(&self) -> Vec<f64> {
             let [_, slots, matrices, rows, cols] = self.shape;
-            let is_float = self.variant.ends_with(".f32");
+            let is_float = self.variant.ends_with(".f32") || self.variant.ends_with(".half");
             let mut h = self.h.clone();
+            if self.variant.ends_with(".half") {
+                h = h.chunks(cols).flat_map(round_row).collect();
+            }
             let row = row_bytes(cols as u64).unwrap() as usize;
             for (i, h) in h.chunks_mut(cols).enumerate().take(if is_float { 0 } else { usize::MAX }) {
                 let from = &self.rounded[i * row..(i + 1) * row];
@@ -332,6 +333,8 @@ mod tests {
         (DType::Q8_0, "q8x32"),
         (DType::Q4_0, "f32.block"),
         (DType::Q8C, "f32.row"),
+        (DType::F16, "f32.half"),
+        (DType::Q4_K, "f32.half"),
     ];
 
     proptest! {
@@ -342,9 +345,11 @@ mod tests {
             tokens in 1usize..8, slots in 1usize..5, matrices in 1usize..5, rows in 1usize..150, groups in 1usize..4,
             form in prop::sample::select(FORMS.to_vec()), options in 0u32..8, seed: u64,
         ) {
-            let case = Case::random([tokens, slots, matrices, rows, 32 * groups], form, options, seed);
+            let block = ir::quant::format(form.0).unwrap().block_len();
+            let case =
+                Case::random([tokens, slots, matrices, rows, (32 * groups).next_multiple_of(block)], form, options, seed);
             let (out, squares) = case.run(Isa::Portable, usize::MAX >> 1);
-            let magnitude = 1.0 + (32.0 * groups as f64).sqrt();
+            let magnitude = 1.0 + (case.shape[4] as f64).sqrt();
             for (out, expected) in out.iter().zip(case.expected()) {
                 prop_assert!((f64::from(*out) - expected).abs() <= 4e-6 * magnitude, "{out} {expected}");
             }

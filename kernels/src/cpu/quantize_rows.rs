@@ -1,6 +1,6 @@
-//! Rounds rows of f32 to q8x32, bit for bit as `ir::quant::activations` defines.
+//! Rounds rows of f32 to q8x32, bit for bit as `ir::quant::activations` defines, or to f16 as f32, as `ir::quant::half_rows` does.
 //!
-//! The parameters are [`QuantizeRowsParams`]; the variant says what shares a scale. A block of the grid is [`BLOCK_ROWS`] rows.
+//! The parameters are [`QuantizeRowsParams`]; the variant says how, by the granularities' words. A block of the grid is [`BLOCK_ROWS`] rows.
 //! No scratch memory.
 
 use std::ffi::c_void;
@@ -10,6 +10,7 @@ use ir::quant::activations::{ROW_SMALLEST, SMALLEST};
 
 use super::CpuKernel;
 use super::isa::Isa;
+use super::matmul::prologue::Rounding;
 use super::simd::{self, Body, LANES, Simd};
 use crate::abi::QuantizeRowsParams;
 
@@ -19,15 +20,16 @@ pub const BLOCK_ROWS: usize = 4;
 /// Columns of a group.
 const GROUP: usize = ir::quant::GROUP;
 
-/// What shares a scale, by variant name: 32 columns or the row.
-pub const VARIANTS: &[&str] = &["block", "row"];
+/// What shares a scale, by variant name: 32 columns or the row; `half` is a row's f16.
+pub const VARIANTS: &[&str] = &["block", "row", "half"];
 
 /// The kernel of a variant; `None` if there is none or this machine lacks the instruction set.
 pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
-    match variant {
-        "block" => simd::select::<QuantizeRows<false>>(isa),
-        "row" => simd::select::<QuantizeRows<true>>(isa),
-        _ => None,
+    match Rounding::from_word(variant)? {
+        Rounding::None => None,
+        Rounding::Block => simd::select::<QuantizeRows<1>>(isa),
+        Rounding::Row => simd::select::<QuantizeRows<2>>(isa),
+        Rounding::Half => simd::select::<QuantizeRows<3>>(isa),
     }
 }
 
@@ -41,20 +43,21 @@ pub fn scratch_bytes() -> usize {
     0
 }
 
-/// With `SHARED`, one scale a row.
-struct QuantizeRows<const SHARED: bool>;
+/// Rounds as [`Rounding::from_number`] says.
+struct QuantizeRows<const ROUNDING: u8>;
 
-impl<const SHARED: bool> Body for QuantizeRows<SHARED> {
+impl<const ROUNDING: u8> Body for QuantizeRows<ROUNDING> {
     #[inline(always)]
     unsafe fn run<S: Simd>(params: *const c_void, blocks: Range<usize>, _: &mut [u8]) {
         // SAFETY: the caller passes valid parameters; a row is written by its block alone.
         unsafe {
             let params = &*params.cast::<QuantizeRowsParams>();
             let (rows, cols) = (params.rows as usize, params.cols as usize);
-            let row_bytes = super::matmul::integer_row_bytes(cols);
+            let rounding = Rounding::from_number(ROUNDING);
+            let row_bytes = rounding.row_bytes(cols);
             for row in blocks.start * BLOCK_ROWS..rows.min(blocks.end * BLOCK_ROWS) {
                 let x = params.x.add(row * cols);
-                quantize::<S, SHARED>(x, cols, params.out.cast::<u8>().add(row * row_bytes));
+                rounding.apply::<S>(x, cols, params.out.cast::<u8>().add(row * row_bytes));
             }
         }
     }
@@ -151,14 +154,17 @@ unsafe fn quantize_group<S: Simd>(values: *const f32, shared: Option<f32>, q: *m
 #[cfg(test)]
 mod tests {
     use ir::quant::activations::{self, Granularity};
+    use ir::quant::half_rows;
     use proptest::prelude::*;
 
     use super::*;
 
-    const GRANULARITIES: [(&str, Granularity); 2] = [("block", Granularity::Block), ("row", Granularity::Row)];
+    fn row_bytes(variant: &str, cols: usize) -> usize {
+        Rounding::from_word(variant).unwrap().row_bytes(cols)
+    }
 
     fn run(variant: &str, isa: Isa, x: &[f32], rows: usize, cols: usize, split: usize) -> Vec<u8> {
-        let mut out = vec![0xaa; rows * activations::row_bytes(cols as u64).unwrap() as usize];
+        let mut out = vec![0xaaaa_aaaau32; rows * row_bytes(variant, cols) / 4];
         let params =
             QuantizeRowsParams { x: x.as_ptr(), out: out.as_mut_ptr().cast(), rows: rows as u32, cols: cols as u32 };
         let kernel = select(variant, isa).unwrap();
@@ -167,17 +173,23 @@ mod tests {
             // SAFETY: the buffers have the sizes the parameters say.
             unsafe { kernel((&raw const params).cast(), range, &mut []) };
         }
+        out.into_iter().flat_map(u32::to_ne_bytes).collect()
+    }
+
+    /// A row by its definition.
+    fn expected_row(variant: &str, row: &[f32]) -> Vec<u8> {
+        let granularity = match variant {
+            "half" => return half_rows::round_row(row).iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            "row" => Granularity::Row,
+            _ => Granularity::Block,
+        };
+        let mut out = vec![0; activations::row_bytes(row.len() as u64).unwrap() as usize];
+        activations::quantize_row(row, granularity, &mut out).unwrap();
         out
     }
 
-    fn expected(granularity: Granularity, x: &[f32], cols: usize) -> Vec<u8> {
-        let mut out = Vec::new();
-        for row in x.chunks(cols) {
-            let at = out.len();
-            out.resize(at + activations::row_bytes(cols as u64).unwrap() as usize, 0);
-            activations::quantize_row(row, granularity, &mut out[at..]).unwrap();
-        }
-        out
+    fn expected(variant: &str, x: &[f32], cols: usize) -> Vec<u8> {
+        x.chunks(cols).flat_map(|row| expected_row(variant, row)).collect()
     }
 
     fn value() -> impl Strategy<Value = f32> {
@@ -198,11 +210,24 @@ mod tests {
         ) {
             let x = &values[..rows * cols.min(values.len() / rows.max(1))];
             let cols = cols.min(values.len() / rows.max(1));
-            for (variant, granularity) in GRANULARITIES {
-                let expected = expected(granularity, x, cols);
+            for variant in VARIANTS {
+                let expected = expected(variant, x, cols);
                 for &isa in Isa::available() {
                     prop_assert_eq!(&run(variant, isa, x, rows, cols, split), &expected, "{} {}", variant, isa);
                 }
+            }
+        }
+
+        /// Ties, f16 subnormals and tiny rows: the rows of few bits about any power of two.
+        #[test]
+        fn rows_of_few_bits_round_alike_everywhere(
+            exponent in -149i32..116, row in prop::collection::vec((-8192i32..8192, 0i32..40), 1..40),
+        ) {
+            let value = |(q, down): &(i32, i32)| (f64::from(*q) * 2f64.powi(exponent - down)) as f32;
+            let x: Vec<f32> = row.iter().map(value).collect();
+            let expected = expected("half", &x, x.len());
+            for &isa in Isa::available() {
+                prop_assert_eq!(&run("half", isa, &x, 1, x.len(), 0), &expected, "{}", isa);
             }
         }
     }
@@ -212,10 +237,25 @@ mod tests {
         for x in [SMALLEST, -SMALLEST, SMALLEST.next_down(), f32::from_bits(1), f32::MAX, f32::MIN] {
             let values = [x; 33];
             for &isa in Isa::available() {
-                for (variant, granularity) in GRANULARITIES {
-                    let expected = expected(granularity, &values, 33);
+                for variant in VARIANTS {
+                    let expected = expected(variant, &values, 33);
                     assert_eq!(run(variant, isa, &values, 1, 33, 0), expected, "{variant} {isa} {x}");
                 }
+            }
+        }
+    }
+
+    /// A row with an infinity or a NaN is rounded as it stands.
+    #[test]
+    fn rows_that_are_not_finite_have_no_factor() {
+        for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut values = [1.0 + 2f32.powi(-11); 37];
+            (values[20], values[3], values[36]) = (special, 65520.0, 2f32.powi(-25));
+            for &isa in Isa::available() {
+                let out = run("half", isa, &values, 1, 37, 0);
+                let found = |i: usize| f32::from_ne_bytes(out[4 * i..4 * i + 4].try_into().unwrap());
+                assert_eq!([found(0), found(3), found(36)], [1.0, f32::INFINITY, 0.0], "{isa}");
+                assert!(if special.is_nan() { found(20).is_nan() } else { found(20) == special }, "{isa} {special}");
             }
         }
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::isa::Isa;
+use super::matmul::prologue::Rounding;
 use super::matmul::testing::{Matrix, Random, launch};
 use super::*;
 use crate::abi::*;
@@ -162,11 +163,11 @@ proptest! {
     fn norms_are_rounded((rows, cols, _, seed) in shape(), biased: bool) {
         let mut random = Random(seed);
         let (x, weight, bias) = (random.values(rows * cols), random.values(cols), random.values(cols));
-        let row_bytes = matmul::integer_row_bytes(cols);
         let counts = (rows as u32, cols as u32);
         for norm in 1..=3u32 {
             let bias = if biased && norm == 2 { bias.as_ptr() } else { std::ptr::null() };
             for granularity in norm_quantize::VARIANTS {
+                let row_floats = Rounding::from_word(granularity).unwrap().row_bytes(cols) / 4;
                 let expected = {
                     let mut normed = vec![0f32; rows * cols];
                     let (x, weight, out) = (x.as_ptr(), weight.as_ptr(), normed.as_mut_ptr());
@@ -185,13 +186,13 @@ proptest! {
                             run(scale_columns::select(Isa::best()), &p, scale_columns::blocks(&p), 1, 0);
                         }
                     }
-                    let mut out = vec![0u8; rows as usize * row_bytes];
+                    let mut out = vec![0u32; rows as usize * row_floats];
                     let p = QuantizeRowsParams { x: normed.as_ptr(), out: out.as_mut_ptr().cast(), rows, cols };
                     run(quantize_rows::select(granularity, Isa::best()), &p, quantize_rows::blocks(&p), 1, 0);
                     out
                 };
                 for &isa in Isa::available() {
-                    let mut out = vec![0xa5u8; rows * row_bytes];
+                    let mut out = vec![0xa5u32; rows * row_floats];
                     let p = NormQuantizeParams {
                         x: x.as_ptr(), weight: weight.as_ptr(), bias, out: out.as_mut_ptr().cast(),
                         rows: counts.0, cols: counts.1, norm, eps: EPS,

@@ -12,6 +12,7 @@ use kernels::cpu::project::ROUTER_TYPES;
 
 use super::error::Fault;
 use super::extents::{self, Call, Extents, Pointer, Role};
+use super::kernel_table::check_kernels;
 use super::manifest::{Bucket, Layout, Manifest, WeightInfo};
 use super::weights::check_weight;
 
@@ -60,13 +61,15 @@ pub(super) fn check_manifest(m: &Manifest) -> Checked {
     if let Some(id) = model.eos_ids.iter().find(|id| u64::from(**id) >= model.vocab_size) {
         return Err(("model.eos_ids".into(), Fault::mismatch(format!("ids below {}", model.vocab_size), id)));
     }
-    if !["f32", "int8"].contains(&m.activations.as_str()) {
-        return Err(("activations".into(), Fault::mismatch("\"f32\" or \"int8\"", format!("{:?}", m.activations))));
+    if !["f32", "f16", "int8"].contains(&m.activations.as_str()) {
+        let expected = "\"f32\", \"f16\" or \"int8\"";
+        return Err(("activations".into(), Fault::mismatch(expected, format!("{:?}", m.activations))));
     }
     if m.target.is_empty() {
         return Err(("target".into(), Fault::Invalid("the artifact is for no target".into())));
     }
     check_kv(m)?;
+    check_kernels(m)?;
     check_buckets(m)
 }
 
@@ -271,6 +274,10 @@ fn is_trace(program: &Program, (name, id): &(String, ir::program::BufferId)) -> 
 fn check_launch(site: &Site) -> Checked {
     let Site { program, launch, vocabulary, .. } = site;
     let unknown = |field: &str, message: String| (field.to_string(), Fault::Invalid(message));
+    if catalog::SERVICES.contains(&launch.kernel.as_str()) {
+        let message = format!("{} is launched by engines beside programs; a program cannot launch it", launch.kernel);
+        return Err(unknown("kernel", message));
+    }
     let (Some(kernel), Some(extents)) = (catalog::lookup(&launch.kernel), extents::lookup(&launch.kernel)) else {
         return Err(unknown("kernel", "this build has no such kernel".into()));
     };
@@ -295,7 +302,8 @@ fn check_launch(site: &Site) -> Checked {
     }
     let (max_tokens, vocabulary) = (symbol_max(program, "T"), *vocabulary);
     let nulls: Vec<&str> = launch.args.iter().filter(|(_, a)| *a == Arg::Null).map(|(name, _)| name.as_str()).collect();
-    let call = Call { variant: &launch.variant, counts: &counts, nulls: &nulls, max_tokens, vocabulary };
+    let layout = Layout::Plain;
+    let call = Call { variant: &launch.variant, counts: &counts, nulls: &nulls, max_tokens, vocabulary, layout };
     check_extents(site, extents, &call)
 }
 
@@ -337,21 +345,30 @@ fn check_extents(site: &Site, extents: &Extents, call: &Call) -> Checked {
         }
     }
     for pointer in extents.pointers {
-        let at = |fault| (pointer.field.to_string(), fault);
-        let needed = (pointer.bytes)(call)
-            .ok_or_else(|| at(Fault::Invalid("the counts are impossible: no whole blocks, or an overflow".into())))?;
-        let arg = site.arg(pointer.field).ok_or_else(|| at(Fault::Invalid("the field has no value".into())))?;
-        let available = available_bytes(site, pointer, arg).map_err(at)?;
-        if available.is_some_and(|bytes| bytes < needed) {
-            let expected = format!("at least {needed} bytes for these counts");
-            return Err(at(Fault::mismatch(expected, available.unwrap_or(0))));
+        for layout in pointer.role.layouts() {
+            check_extent(site, pointer, &Call { layout: *layout, ..*call })
+                .map_err(|fault| (pointer.field.to_string(), fault))?;
         }
     }
     Ok(())
 }
 
-/// Bytes behind an argument; `None` for null. Fails if the argument is not of the pointer's role.
-fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u64>, Fault> {
+/// Checks that what a pointer needs is there, in one layout of packed weights.
+fn check_extent(site: &Site, pointer: &Pointer, call: &Call) -> Result<(), Fault> {
+    let needed = (pointer.bytes)(call)
+        .ok_or_else(|| Fault::Invalid("the counts are impossible: no whole blocks, or an overflow".into()))?;
+    let arg = site.arg(pointer.field).ok_or_else(|| Fault::Invalid("the field has no value".into()))?;
+    match available_bytes(site, pointer, arg, call.layout)? {
+        Some(available) if available < needed => {
+            Err(Fault::mismatch(format!("at least {needed} bytes for these counts"), available))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes behind an argument, of a packed weight those it has in `layout`; `None` for null. Fails if the argument is not of
+/// the pointer's role.
+fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg, layout: Layout) -> Result<Option<u64>, Fault> {
     let program = site.program;
     let wrong = |expected: &str| Err(Fault::mismatch(expected, "another kind of argument"));
     match (pointer.role, arg) {
@@ -368,7 +385,7 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
         (Role::Values | Role::OptionalValues, Arg::Buffer(id, Access::Read | Access::Update)) => {
             Ok(program.buffers[id.0 as usize].ty.bytes(&program.upper_bounds()))
         }
-        (Role::Values | Role::OptionalValues, Arg::Weight(i)) => weight_bytes(site, *i, Layout::Plain),
+        (Role::Values | Role::OptionalValues, Arg::Weight(i)) => plain_bytes(site, *i),
         // Of an artifact's program all inputs are metadata; a layer run on its own is given what the layer before made.
         (Role::Values | Role::OptionalValues, Arg::Input(i)) if program.inputs[*i as usize].ty.dtype == DType::F32 => {
             Ok(program.inputs[*i as usize].ty.bytes(&program.upper_bounds()))
@@ -382,16 +399,16 @@ fn available_bytes(site: &Site, pointer: &Pointer, arg: &Arg) -> Result<Option<u
         (Role::Indexes | Role::OptionalIndexes, Arg::Weight(i))
             if program.weights[*i as usize].ty.dtype == DType::I32 =>
         {
-            weight_bytes(site, *i, Layout::Plain)
+            plain_bytes(site, *i)
         }
         (Role::Indexes | Role::OptionalIndexes, _) => wrong("a buffer of i32 that is read, or a plain weight of i32"),
         (Role::Packed | Role::OptionalPacked, Arg::Weight(i)) => {
             check_stored_type(site, site.program.weights[*i as usize].ty.dtype.name())?;
-            weight_bytes(site, *i, Layout::Rows16)
+            packed_bytes(site, *i, layout)
         }
         (Role::OptionalRouter, Arg::Weight(i)) => {
             check_router_type(site, site.program.weights[*i as usize].ty.dtype)?;
-            weight_bytes(site, *i, Layout::Rows16)
+            packed_bytes(site, *i, layout)
         }
         (Role::Packed | Role::OptionalPacked | Role::OptionalRouter, _) => wrong("a packed weight"),
         (Role::Metadata(name) | Role::OptionalMetadata(name), Arg::Input(i))
@@ -446,12 +463,23 @@ fn check_type(site: &Site, named: Option<&str>, stored: &str) -> Result<(), Faul
     Err(Fault::mismatch(format!("a variant for {stored}"), format!("variant {:?}", site.launch.variant)))
 }
 
-fn weight_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {
-    let weight = site.weights[i as usize];
-    if weight.layout == layout {
-        return Ok(Some(weight.bytes));
+fn plain_bytes(site: &Site, i: u32) -> Result<Option<u64>, Fault> {
+    match site.weights[i as usize] {
+        weight if weight.layout == Layout::Plain => Ok(Some(weight.bytes)),
+        weight => Err(Fault::mismatch("a weight in layout Plain", format!("layout {:?}", weight.layout))),
     }
-    Err(Fault::mismatch(format!("a weight in layout {layout:?}"), format!("layout {:?}", weight.layout)))
+}
+
+/// Bytes that a packed weight has in a layout, whichever it is stored in.
+fn packed_bytes(site: &Site, i: u32, layout: Layout) -> Result<Option<u64>, Fault> {
+    let (weight, dtype) = (site.weights[i as usize], site.program.weights[i as usize].ty.dtype);
+    if !weight.layout.is_packed() {
+        return Err(Fault::mismatch("a packed weight", format!("layout {:?}", weight.layout)));
+    }
+    match layout.bytes(dtype, &weight.shape) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(Fault::Invalid(format!("shape {:?} cannot be packed as {dtype}", weight.shape))),
+    }
 }
 
 /// The counts of a metadata field must be the input's own dimensions, so that in every step they are what was checked.

@@ -5,13 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use ir::quant;
+use ir::types::DType;
 use serde::{Deserialize, Serialize};
+
+use super::kernel_table::CompiledKernel;
 
 /// Name of the manifest in an artifact folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// The schema version this build writes and reads.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +28,9 @@ pub struct Manifest {
     pub model: ModelCard,
     /// What the programs are compiled for: `cpu`, or a compute capability such as `sm_90`.
     pub target: String,
-    /// How matmuls see their activations: `f32` or `int8`.
+    /// Architectures there is machine code for, the oldest first; empty for `cpu`.
+    pub architectures: Vec<String>,
+    /// How matmuls see their activations: `f32`, `f16` or `int8`.
     pub activations: String,
     /// The KV cache's geometry.
     pub kv: KvInfo,
@@ -34,6 +40,11 @@ pub struct Manifest {
     pub buckets: Vec<Bucket>,
     /// Every weight and constant.
     pub weights: Vec<WeightInfo>,
+    /// The compiler of the kernels and its version, which decides how many registers they take; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_compiler: Option<String>,
+    /// Kernels in machine code; the cpu's are part of the runtime.
+    pub kernels: Vec<CompiledKernel>,
     /// Every file of the folder but the manifest itself, by path relative to the folder.
     pub files: BTreeMap<String, FileInfo>,
 }
@@ -123,13 +134,51 @@ pub struct Bucket {
 }
 
 /// How a weight's elements lie in its file.
+///
+/// Matrices that products and look-ups read are packed, in the layout of the devices that the artifact is compiled for. A
+/// device whose kernels take the other one converts them when it loads the artifact, 16 rows at a time: both hold the same
+/// integers and scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
-    /// Packed panels of 16 rows, see [`ir::quant`]; stored as one U8 tensor.
+    /// Packed panels of 16 rows, see [`ir::quant`]: what the cpu device takes. Stored as one U8 tensor.
     Rows16,
+    /// Packed tiles of 16 rows in the order of tensor cores, see [`ir::quant::fragments`]: what GPU devices take. Stored as
+    /// one U8 tensor.
+    Fragments,
     /// A vector or matrix of f32 or i32, row-major, little-endian; stored as a tensor of that type.
     Plain,
+}
+
+impl Layout {
+    /// The layouts of packed matrices.
+    pub const PACKED: [Layout; 2] = [Layout::Rows16, Layout::Fragments];
+
+    /// Whether it is one of packed matrices.
+    pub fn is_packed(self) -> bool {
+        Layout::PACKED.contains(&self)
+    }
+
+    /// What every matrix in this layout begins at a multiple of in its file.
+    pub fn alignment(self) -> usize {
+        match self {
+            Layout::Rows16 => 64,
+            Layout::Fragments => quant::fragments::TILE_ALIGNMENT as usize,
+            Layout::Plain => 4,
+        }
+    }
+
+    /// Bytes of a weight of this type and shape; `None` if it cannot be stored so, or on overflow.
+    pub fn bytes(self, dtype: DType, shape: &[u64]) -> Option<u64> {
+        match (self, shape) {
+            (Layout::Rows16, _) => quant::packed_bytes_of(dtype, shape),
+            (Layout::Fragments, _) => quant::fragments::packed_bytes_of(dtype, shape),
+            (Layout::Plain, [_] | [_, _]) if matches!(dtype, DType::F32 | DType::I32) => {
+                shape.iter().try_fold(4u64, |bytes, n| bytes.checked_mul(*n))
+            }
+            (Layout::Plain, _) => None,
+        }
+    }
 }
 
 /// A weight and where it lies.

@@ -10,6 +10,7 @@ mod error;
 mod extents;
 mod folder;
 mod hash;
+mod kernel_table;
 mod manifest;
 mod weights;
 
@@ -26,6 +27,7 @@ use serde::Deserialize;
 pub(crate) use check::check_unpackaged;
 pub use error::{ArtifactError, Fault};
 use folder::{Folder, is_missing};
+pub use kernel_table::{CompiledKernel, EntryFigures, KERNEL_FOLDER, KernelCode, architecture_number};
 pub use manifest::{
     Bucket, FileInfo, GenerationDefaults, KvInfo, Layout, MANIFEST_FILE, Manifest, ModelCard, SCHEMA, WeightInfo,
 };
@@ -106,7 +108,7 @@ impl Artifact {
         &self.programs
     }
 
-    /// The bytes of a weight: packed panels aligned to 64 bytes, or plain f32.
+    /// The bytes of a weight in its [`Layout`], aligned as that says.
     pub fn weight(&self, name: &str) -> Option<&[u8]> {
         self.weights.get(name)
     }

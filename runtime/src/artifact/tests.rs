@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use ir::types::DType;
 use proptest::prelude::*;
 
 use super::*;
@@ -12,8 +13,12 @@ const WEIGHTS: &str = "weights-00001.safetensors";
 const PROGRAM: &str = "programs/tokens-4.ir";
 
 fn tiny() -> (tempfile::TempDir, Manifest) {
+    tiny_in(Layout::Rows16)
+}
+
+fn tiny_in(layout: Layout) -> (tempfile::TempDir, Manifest) {
     let folder = tempfile::tempdir().unwrap();
-    let manifest = TinyModel::new().write(folder.path());
+    let manifest = TinyModel::new().write_in(layout, folder.path());
     (folder, manifest)
 }
 
@@ -81,9 +86,9 @@ fn missing_and_damaged_files_are_named() {
 fn other_schema_versions_are_refused_whatever_else_they_hold() {
     let (folder, _) = tiny();
     for (text, expected) in [
-        (r#"{"schema": 1}"#, "schema: version 1, but this build reads version 2"),
+        (r#"{"schema": 1}"#, "schema: version 1, but this build reads version 3"),
         (r#"{"schema": -1}"#, "invalid value"),
-        (r#"{"schema": 2}"#, "missing field `producer`"),
+        (r#"{"schema": 3}"#, "missing field `producer`"),
         ("", "EOF"),
         ("[]", "struct Version"),
     ] {
@@ -151,6 +156,7 @@ fn programs_that_leave_their_memory_are_refused() {
     for (from, to, expected) in [
         ("arena ", "arena 1", "arena"),
         ("launch embedding", "launch embeding", "no such kernel"),
+        ("launch embedding", "launch sample", "sample is launched by engines"),
         ("\"f32.f32\"", "\"q8_0.f32\"", "a variant for f32"),
         ("attention \"f32\"", "attention \"f16\"", "a variant for f32"),
         ("kv_append \"f32\"", "kv_append \"f16\"", "a variant for f32"),
@@ -198,6 +204,30 @@ fn programs_that_leave_their_memory_are_refused() {
         assert!(open(folder.path()).is_err(), "{from} -> {to} is accepted");
         let error = refused(folder.path());
         assert!(error.contains(expected) && error.contains(PROGRAM), "{from} -> {to}: {error}");
+    }
+}
+
+/// A device may convert matrices to the other layout, in which rows are not rounded up to as many columns.
+#[test]
+fn extents_hold_in_both_packed_layouts() {
+    let (folder, mut manifest) = tiny_in(Layout::Fragments);
+    let text = fs::read_to_string(folder.path().join(PROGRAM)).unwrap();
+    assert_eq!(Layout::Fragments.bytes(DType::F32, &[40, 64]), Layout::Fragments.bytes(DType::F32, &[40, 32]));
+    let longer = text.replace("cols = 32, reserved = 0} \"embed\"", "cols = 64, reserved = 0} \"embed\"");
+    replace(folder.path(), &mut manifest, PROGRAM, longer.as_bytes());
+    let error = refused(folder.path());
+    assert!(error.contains("table: 6144, expected at least 12288 bytes"), "{error}");
+}
+
+#[test]
+fn a_weight_in_another_layout_than_stated_is_refused() {
+    for (stored, stated) in [(Layout::Rows16, Layout::Fragments), (Layout::Fragments, Layout::Rows16)] {
+        let (folder, mut manifest) = tiny_in(stored);
+        open(folder.path()).unwrap();
+        manifest.weights.iter_mut().filter(|w| w.layout == stored).for_each(|w| w.layout = stated);
+        write_manifest(folder.path(), &manifest);
+        let error = refused(folder.path());
+        assert!(error.contains("bytes, as type and shape say"), "{error}");
     }
 }
 
@@ -252,8 +282,10 @@ proptest! {
 
     /// A program with numbers, names and accesses swapped is refused, or runs without leaving its memory.
     #[test]
-    fn mutated_programs_are_refused_or_run(edits in prop::collection::vec((any::<u16>(), any::<u16>()), 1..4)) {
-        let (folder, mut manifest) = tiny();
+    fn mutated_programs_are_refused_or_run(
+        edits in prop::collection::vec((any::<u16>(), any::<u16>()), 1..4), layout in prop::sample::select(&Layout::PACKED[..]),
+    ) {
+        let (folder, mut manifest) = tiny_in(layout);
         let text = fs::read_to_string(folder.path().join("programs/tokens-4.ir")).unwrap();
         let mut words: Vec<String> = text.split_inclusive([' ', ',', '}']).map(str::to_string).collect();
         for (to, from) in edits {

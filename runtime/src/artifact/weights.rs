@@ -9,7 +9,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use ir::quant;
 use ir::types::DType;
 use memmap2::{Mmap, MmapMut};
 use safetensors::Dtype;
@@ -18,9 +17,6 @@ use safetensors::tensor::Metadata;
 use super::error::{ArtifactError, Fault};
 use super::folder::Folder;
 use super::manifest::{Layout, MANIFEST_FILE, Manifest, WeightInfo};
-
-/// Alignment of packed matrices: one full vector register.
-const MATRIX_ALIGNMENT: usize = 64;
 
 /// Bytes of the header length at the start of a safetensors file.
 const LENGTH_BYTES: usize = 8;
@@ -138,14 +134,7 @@ fn read_header(content: &[u8]) -> Result<(Metadata, usize), Fault> {
 pub(super) fn check_weight(weight: &WeightInfo) -> Result<(), Fault> {
     let dtype = DType::from_name(&weight.dtype)
         .ok_or_else(|| Fault::Invalid(format!("unknown element type {:?}", weight.dtype)))?;
-    let bytes = match (weight.layout, weight.shape.as_slice()) {
-        (Layout::Rows16, shape) => quant::packed_bytes_of(dtype, shape),
-        (Layout::Plain, [_] | [_, _]) if matches!(dtype, DType::F32 | DType::I32) => {
-            weight.shape.iter().try_fold(4u64, |bytes, n| bytes.checked_mul(*n))
-        }
-        _ => None,
-    };
-    match bytes {
+    match weight.layout.bytes(dtype, &weight.shape) {
         Some(bytes) if bytes == weight.bytes => Ok(()),
         Some(bytes) => Err(Fault::mismatch(format!("{bytes} bytes, as type and shape say"), weight.bytes)),
         None => Err(Fault::Invalid(format!(
@@ -158,10 +147,11 @@ pub(super) fn check_weight(weight: &WeightInfo) -> Result<(), Fault> {
 /// Where a weight's bytes are in its file.
 fn locate(weight: &WeightInfo, metadata: &Metadata, data: usize) -> Result<std::ops::Range<usize>, Fault> {
     let info = metadata.info(&weight.name).ok_or_else(|| Fault::Header("the file has no such tensor".into()))?;
-    let (dtype, alignment) = match weight.layout {
-        Layout::Rows16 => (Dtype::U8, MATRIX_ALIGNMENT),
-        Layout::Plain if weight.dtype == DType::I32.name() => (Dtype::I32, size_of::<i32>()),
-        Layout::Plain => (Dtype::F32, size_of::<f32>()),
+    let alignment = weight.layout.alignment();
+    let dtype = match weight.layout {
+        Layout::Rows16 | Layout::Fragments => Dtype::U8,
+        Layout::Plain if weight.dtype == DType::I32.name() => Dtype::I32,
+        Layout::Plain => Dtype::F32,
     };
     if info.dtype != dtype {
         return Err(Fault::mismatch(format!("{dtype:?}"), format!("{:?}", info.dtype)));

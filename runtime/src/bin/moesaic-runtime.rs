@@ -27,6 +27,8 @@ enum Verb {
     Perplexity(cli::PerplexityArgs),
     /// Measure what one artifact's predictions lose against another's
     Compare(cli::CompareArgs),
+    /// Execute and check an artifact's code for GPUs without one
+    Simulate(cli::SimulateArgs),
     /// Show what this machine offers
     Doctor(cli::DoctorArgs),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => cli::bench(&args),
         Verb::Perplexity(args) => cli::perplexity(&args),
         Verb::Compare(args) => cli::compare(&args),
+        Verb::Simulate(args) => cli::simulate(&args, None),
         Verb::Doctor(args) => cli::doctor(&args, None),
     })
 }

@@ -10,7 +10,7 @@ use crate::sample::SamplingParams;
 /// Where and how a model runs.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Device: auto or cpu
+    /// Device: auto, cpu, or sim, which executes the code for GPUs of an artifact and checks every access
     #[arg(long, default_value = "auto", env = "MOESAIC_DEVICE")]
     pub device: String,
     /// Threads of the cpu device; default: the machine's cores
@@ -196,6 +196,47 @@ pub struct CompareArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub device: DeviceArgs,
+}
+
+/// Arguments of `simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// Artifact folder
+    #[arg(value_name = "ARTIFACT")]
+    pub artifact: PathBuf,
+    /// The prompt
+    #[arg(short = 'p', long, value_name = "TEXT", required_unless_present = "tokens", conflicts_with = "tokens")]
+    pub prompt: Option<String>,
+    /// Token ids of the prompt, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub tokens: Vec<u32>,
+    /// Tokens to generate: all but the first are a step of their own
+    #[arg(short = 'n', long, value_name = "N", default_value = "2", value_parser = parse_count)]
+    pub max_tokens: u64,
+    /// Architecture whose code is executed, such as sm_80; default: the artifact's target
+    #[arg(long, value_name = "sm_NN")]
+    pub arch: Option<String>,
+    /// What is checked: all, none, or names of checks separated by commas
+    #[arg(long, value_name = "CHECKS", default_value = "all")]
+    pub check: String,
+    /// Count instructions, bytes, conflicts and barriers of each launch
+    #[arg(long)]
+    pub counters: bool,
+    /// Watch only this launch of each program, counted from 0 as inspect --launches does
+    #[arg(long, value_name = "N")]
+    pub launch: Option<usize>,
+    /// Also run on the cpu device and say how far each step's logits are from its
+    #[arg(long, value_name = "cpu", value_parser = ["cpu"])]
+    pub compare: Option<String>,
+    /// Write a page with the counters of each launch beside the figures they should keep to
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Threads; default: the machine's cores
+    #[arg(short = 't', long, value_name = "N", env = "MOESAIC_THREADS")]
+    pub threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `doctor`.

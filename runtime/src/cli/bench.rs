@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::args::BenchArgs;
 use super::session::Session;
-use crate::artifact::Layout;
 use crate::engine::generate::{GenerationRequest, Timings, generate};
 use crate::memory;
 use crate::sample::SamplingParams;
@@ -120,7 +119,7 @@ fn active_weight_bytes(session: &Session) -> u64 {
         let packed = |arg: &Arg| {
             let Arg::Weight(i) = arg else { return None };
             let name = &program.weights[*i as usize].name;
-            weights.iter().find(|w| w.name == *name && w.layout == Layout::Rows16).map(|w| w.bytes)
+            weights.iter().find(|w| w.name == *name && w.layout.is_packed()).map(|w| w.bytes)
         };
         let bytes: u64 = launch.args.iter().filter_map(|(_, arg)| packed(arg)).sum();
         bytes / stacked.max(1) * used.min(stacked)

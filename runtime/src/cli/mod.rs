@@ -10,6 +10,7 @@ mod logits;
 mod perplexity;
 mod run;
 mod session;
+mod simulate;
 mod windows;
 
 use std::error::Error;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 pub use args::{
     BenchArgs, ChatArgs, CompareArgs, DeviceArgs, DoctorArgs, LogitsArgs, PerplexityArgs, RunArgs, SamplingArgs,
-    parse_count,
+    SimulateArgs, parse_count,
 };
 pub use bench::bench;
 pub use chat::chat;
@@ -27,6 +28,7 @@ pub use doctor::doctor;
 pub use logits::logits;
 pub use perplexity::perplexity;
 pub use run::run;
+pub use simulate::{PageWriter, Simulation, simulate};
 
 /// A problem of the command line that is not one of an artifact, device or text.
 #[derive(Debug, thiserror::Error)]

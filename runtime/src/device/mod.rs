@@ -7,6 +7,8 @@ pub mod budget;
 pub mod cpu;
 pub mod cuda;
 mod inputs;
+pub mod sim;
+mod sizes;
 
 use std::fmt;
 use std::str::FromStr;
@@ -88,7 +90,8 @@ pub enum DeviceError {
     },
     /// More memory would be needed than there is.
     #[error(
-        "{needed} bytes of memory are needed ({arena} for results, {kv} for the KV cache), but there are only {limit}; \
+        "{needed} bytes of memory are needed ({arena} for results, {kv} for the KV cache, {weights} for weights that are not \
+         mapped), but there are only {limit}; \
          choose a shorter context or fewer sequences"
     )]
     TooLarge {
@@ -98,6 +101,8 @@ pub enum DeviceError {
         arena: u64,
         /// Bytes of KV pages.
         kv: u64,
+        /// Bytes of weights that the device holds in a layout of its own.
+        weights: u64,
         /// What this process may have.
         limit: u64,
     },
@@ -212,7 +217,7 @@ pub enum SelectError {
 }
 
 /// The device that executes an artifact: the one asked for, if the artifact has programs for it. Programs of GPU targets are of the same
-/// kernels, chosen for other costs: the processor executes them too.
+/// kernels, chosen for other costs: the processor executes them too. The simulator, some thousand times slower, is only taken when asked for.
 ///
 /// # Errors
 /// Names the artifact's target.
@@ -221,12 +226,13 @@ pub fn select(choice: DeviceChoice, target: &str) -> Result<DeviceChoice, Select
         (DeviceChoice::Auto | DeviceChoice::Cpu, target) if target == "cpu" || is_gpu(target) => {
             return Ok(DeviceChoice::Cpu);
         }
+        (DeviceChoice::Sim, target) if is_gpu(target) => return Ok(DeviceChoice::Sim),
         (device, _) => device,
     };
     let note = match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => "; this build executes targets cpu and sm_NN".into(),
         DeviceChoice::Cuda => format!("; CUDA here: {}", cuda::probe()),
-        DeviceChoice::Sim => String::new(),
+        DeviceChoice::Sim => "; it executes those of a GPU: compile with --target sm_80".into(),
     };
     Err(SelectError::NoProgram { device, target: target.into(), note })
 }
@@ -273,7 +279,7 @@ pub fn pages_within(
     let mut overhead = cpu::Overhead::new(artifact.programs(), options.threads, options.isa)?;
     let mut other = |pages| overhead.bytes(pages);
     let mut needs = budget::Needs {
-        weights: manifest.weight_bytes(),
+        weights: cpu::weight_bytes(manifest),
         arena: manifest.arena_bytes(),
         page_bytes: manifest.page_bytes(),
         most_pages: cpu::most_pages(artifact.programs()),
@@ -296,8 +302,17 @@ pub fn load(
     artifact: Arc<Artifact>,
     options: &LoadOptions,
 ) -> Result<Box<dyn Device>, LoadError> {
-    select(choice, &artifact.manifest().target)?;
-    Ok(Box::new(cpu::CpuDevice::load(artifact, options)?))
+    if select(choice, &artifact.manifest().target)? != DeviceChoice::Sim {
+        return Ok(Box::new(cpu::CpuDevice::load(artifact, options)?));
+    }
+    let source = sim::ArtifactModules::open(&artifact, None)?;
+    let options = sim::SimOptions {
+        pages: options.pages,
+        threads: options.threads,
+        counters: true,
+        ..sim::SimOptions::default()
+    };
+    Ok(Box::new(sim::SimDevice::load(artifact, &source, options)?))
 }
 
 #[cfg(test)]
@@ -310,6 +325,7 @@ mod tests {
             assert_eq!(select(DeviceChoice::Auto, target), Ok(DeviceChoice::Cpu));
             assert_eq!(select(DeviceChoice::Cpu, target), Ok(DeviceChoice::Cpu));
         }
+        assert_eq!(select(DeviceChoice::Sim, "sm_80"), Ok(DeviceChoice::Sim));
         for (choice, target) in [
             (DeviceChoice::Auto, "gfx90a"),
             (DeviceChoice::Cpu, "sm_"),

@@ -14,8 +14,8 @@ mod candidates;
 mod logprobs;
 mod params;
 mod penalties;
-pub mod philox;
 
+pub use kernels::philox;
 pub use logprobs::{LogProb, TokenLogProbs, token_logprobs};
 pub use params::{ParamError, SamplingParams};
 pub use penalties::History;

@@ -131,8 +131,8 @@ impl TinyModel {
         .concat()
     }
 
-    /// The weights file and the table of weights.
-    fn weights_file(&self) -> (Vec<u8>, Vec<WeightInfo>) {
+    /// The weights file and the table of weights, matrices in a packed layout.
+    fn weights_file(&self, packed: Layout) -> (Vec<u8>, Vec<WeightInfo>) {
         let (mut header, mut data, mut table) = (serde_json::Map::new(), Vec::new(), Vec::new());
         let mut ordered: Vec<_> = self.weights.iter().collect();
         ordered.sort_by_key(|(_, (rows, ..))| *rows == 0);
@@ -141,10 +141,14 @@ impl TinyModel {
             let (bytes, dtype, layout, shape) = match rows {
                 0 => (raw, "F32", Layout::Plain, vec![*cols as u64]),
                 _ => {
-                    let len = quant::packed_bytes(DType::F32, *rows as u64, *cols as u64).unwrap();
-                    let mut packed = vec![0; len as usize];
-                    quant::pack(DType::F32, &raw, *rows, *cols, &mut packed).unwrap();
-                    (packed, "U8", Layout::Rows16, vec![*rows as u64, *cols as u64])
+                    let shape = vec![*rows as u64, *cols as u64];
+                    let mut bytes = vec![0; packed.bytes(DType::F32, &shape).unwrap() as usize];
+                    match packed {
+                        Layout::Fragments => quant::fragments::pack(DType::F32, &raw, *rows, *cols, &mut bytes),
+                        _ => quant::pack(DType::F32, &raw, *rows, *cols, &mut bytes),
+                    }
+                    .unwrap();
+                    (bytes, "U8", packed, shape)
                 }
             };
             let stored = if dtype == "U8" { vec![bytes.len() as u64] } else { shape.clone() };
@@ -161,7 +165,12 @@ impl TinyModel {
 
     /// Writes the artifact; gives its manifest.
     pub fn write(&self, folder: &Path) -> Manifest {
-        let (weights_bytes, weights) = self.weights_file();
+        self.write_in(Layout::Rows16, folder)
+    }
+
+    /// Writes the artifact with matrices in a packed layout; gives its manifest.
+    pub fn write_in(&self, packed: Layout, folder: &Path) -> Manifest {
+        let (weights_bytes, weights) = self.weights_file(packed);
         let mut contents = vec![("weights-00001.safetensors".to_string(), weights_bytes)];
         let mut buckets = Vec::new();
         for (tokens, rows) in BUCKETS {
@@ -221,6 +230,7 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
             source_format: "huggingface".into(),
         },
         target: "cpu".into(),
+        architectures: Vec::new(),
         activations: "f32".into(),
         kv: KvInfo {
             dtype: "f32".into(),
@@ -236,6 +246,8 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
         max_sequences: MAX_SEQUENCES,
         buckets,
         weights,
+        kernel_compiler: None,
+        kernels: Vec::new(),
         files,
     }
 }

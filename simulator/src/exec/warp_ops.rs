@@ -16,14 +16,26 @@ fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |l| mask >> l & 1 == 1)
 }
 
-/// Lanes that an instruction's member mask names must all take part.
-fn check_members(m: &Machine, b: &mut Block, w: &Warp, pc: usize, mask: u32, named: u32) {
+/// Lanes that an instruction's member mask names must all take part, and no others.
+fn check_members(m: &Machine, b: &mut Block, w: &Warp, pc: usize, mask: u32, members: u16) {
+    let named = first(w, members, mask);
+    if !m.options.checks || named & w.exists == mask {
+        return;
+    }
+    // Lanes may name different masks, as the halves of a warp do: each must be in its own.
+    let own = &w.rows[usize::from(members)];
+    let stray = lanes(mask).filter(|&l| own[l] >> l & 1 == 0).fold(0u32, |all, l| all | 1 << l);
     let absent = named & !mask & w.exists;
-    if m.options.checks && absent != 0 {
+    if absent != 0 {
         let thread = w.id * 32 + mask.trailing_zeros();
         let why = if absent & w.exited != 0 { "ended" } else { "are elsewhere" };
         b.report(m, Kind::InactiveShuffle, pc, thread, 0, || {
             format!("the mask {named:#010x} names lanes {absent:#010x} that {why}")
+        });
+    } else if stray != 0 {
+        let thread = w.id * 32 + stray.trailing_zeros();
+        b.report(m, Kind::InactiveShuffle, pc, thread, 0, || {
+            format!("lanes {stray:#010x} execute it that their mask does not name")
         });
     }
 }
@@ -38,8 +50,8 @@ fn set(w: &mut Warp, predicate: u16, value: u32, mask: u32) {
 pub(super) fn shuffle(m: &Machine, b: &mut Block, w: &mut Warp, pc: usize, mask: u32) {
     let inst = m.code.instructions[pc];
     let list = &m.code.lists[inst.x as usize];
-    let (mode, members) = (list[0], first(w, list[1], mask));
-    check_members(m, b, w, pc, mask, members);
+    let mode = list[0];
+    check_members(m, b, w, pc, mask, list[1]);
     let [values, offsets, clamps] = [inst.a, inst.b, inst.c].map(|r| w.rows[usize::from(r)]);
     let mut out: Lanes = [0; 32];
     let (mut in_range, mut inactive) = (0u32, None);
@@ -78,7 +90,7 @@ pub(super) fn vote(m: &Machine, b: &mut Block, w: &mut Warp, pc: usize, mask: u3
     let inst = m.code.instructions[pc];
     let list = &m.code.lists[inst.x as usize];
     let members = first(w, list[4], mask);
-    check_members(m, b, w, pc, mask, members);
+    check_members(m, b, w, pc, mask, list[4]);
     let p = w.predicates[usize::from(list[2])];
     let taking_part = mask & members;
     let holds = if list[3] == 1 { !p } else { p } & taking_part;
@@ -95,7 +107,7 @@ pub(super) fn match_lanes(m: &Machine, b: &mut Block, w: &mut Warp, pc: usize, m
     let inst = m.code.instructions[pc];
     let list = &m.code.lists[inst.x as usize];
     let members = first(w, list[2], mask);
-    check_members(m, b, w, pc, mask, members);
+    check_members(m, b, w, pc, mask, list[2]);
     let a = usize::from(inst.a);
     let value =
         |lane: usize| u64::from(w.rows[a][lane]) | if list[1] == 1 { u64::from(w.rows[a + 1][lane]) << 32 } else { 0 };
@@ -115,7 +127,7 @@ pub(super) fn match_lanes(m: &Machine, b: &mut Block, w: &mut Warp, pc: usize, m
 pub(super) fn redux(m: &Machine, b: &mut Block, w: &mut Warp, pc: usize, mask: u32) {
     let inst = m.code.instructions[pc];
     let members = first(w, inst.b, mask);
-    check_members(m, b, w, pc, mask, members);
+    check_members(m, b, w, pc, mask, inst.b);
     let values = w.rows[usize::from(inst.a)];
     let step = |x: u32, y: u32| match inst.x {
         0 => x.wrapping_add(y),

@@ -184,6 +184,33 @@ impl Memory {
         Ok(())
     }
 
+    /// Gives an allocation another size under the same address; `at` must be its start. Its contents are uninitialised afterwards. A
+    /// mapped allocation has the size of what it maps.
+    pub fn resize(&mut self, at: Pointer, bytes: usize) -> Result<(), SimError> {
+        let (allocation, offset) = self.find_mut(at, 0)?;
+        if offset != 0 || matches!(allocation.storage, allocation::Storage::Mapped(_)) {
+            return Err(outside(format!("{:#x} is not the start of an allocation of its own", at.0)));
+        }
+        let (weights, access) = (allocation.weights, allocation.access);
+        let made_for = match allocation.storage {
+            allocation::Storage::Words(_) => Access::ReadWrite,
+            _ => Access::ReadOnly,
+        };
+        *allocation = Allocation { weights, access, ..Allocation::new(&allocation.name, bytes, made_for) };
+        Ok(())
+    }
+
+    /// Changes what kernels may do with the allocation that holds `at`, from the next launch on. Only what was allocated for reading and
+    /// writing can be written to.
+    pub fn protect(&mut self, at: Pointer, access: Access) -> Result<(), SimError> {
+        let (allocation, _) = self.find_mut(at, 0)?;
+        if access == Access::ReadWrite && !matches!(allocation.storage, allocation::Storage::Words(_)) {
+            return Err(outside(format!("`{}` was allocated for reading only", allocation.name)));
+        }
+        allocation.access = access;
+        Ok(())
+    }
+
     /// Sizes of all allocations by number, 0 for freed ones.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
         self.allocations.iter().map(|a| a.as_ref().map_or(0, |a| a.size))

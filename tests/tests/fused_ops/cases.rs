@@ -31,7 +31,7 @@ pub struct Shape {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Form {
     weights: DType,
-    /// `f32`, `q8x32`, or `block` and `row` where the launch rounds.
+    /// `f32`, `q8x32`, or `block`, `row` and `half` where the launch rounds.
     x: &'static str,
 }
 
@@ -48,6 +48,10 @@ const FORMS: &[(DType, &str)] = &[
     (DType::Q8C, "row"),
     (DType::T2, "row"),
     (DType::MXFP4, "block"),
+    (DType::F32, "half"),
+    (DType::BF16, "half"),
+    (DType::Q6_K, "half"),
+    (DType::Q4Z32, "half"),
 ];
 
 impl Shape {
@@ -65,7 +69,11 @@ impl Shape {
 
     /// Rounded activations may fall the other way; the rest is single precision.
     fn tolerance(&self) -> f64 {
-        if self.form.x == "f32" { FLOATS } else { ROUNDED }
+        match self.form.x {
+            "f32" => FLOATS,
+            "half" => HALVES,
+            _ => ROUNDED,
+        }
     }
 
     fn has(&self, option: u32) -> bool {
@@ -103,6 +111,9 @@ const EPS: f64 = 1e-5;
 
 /// Relative error of single precision, magnified where activations cancel.
 const FLOATS: f64 = 5e-5;
+
+/// And where an activation may be rounded to another f16: two in the last place.
+const HALVES: f64 = 1e-3;
 
 /// And where an activation may be rounded to another integer.
 const ROUNDED: f64 = 2e-2;
@@ -202,7 +213,7 @@ pub fn norm_quantize(s: &Shape) -> Instance {
     let kind = s.choice(0, &["rms", "layer", "scale"]);
     let (x, weight) = (g.input(&[cols]), g.plain(&[cols], 1.0));
     let bias = given(&mut g, kind == "layer" && s.has(4), |g| g.plain(&[cols], 0.0));
-    let granularity = ("granularity", word(s.choice(5, &["block", "row"])));
+    let granularity = ("granularity", word(s.choice(5, &["block", "row", "half"])));
     let attributes = [("kind", word(kind)), ("eps", Attr::Float(EPS)), granularity];
     let rounded = g.op(Op::NormQuantize, &[Some(x), Some(weight), bias], &attributes);
     // Integers are no output; a product shows every one of them.
@@ -237,6 +248,26 @@ pub fn combine_add(s: &Shape) -> Instance {
     let (y, weights) = (g.input(&[s.slots, s.width]), g.input(&[s.slots]));
     let residual = stream(&mut g, s, s.width);
     let y = g.op(Op::CombineAdd, &[Some(y), Some(weights), Some(residual)], &closing(s));
+    g.output_all(y);
+    g
+}
+
+/// Of experts, or of heads: plain products, which may round their input.
+pub fn grouped_matmul(s: &Shape) -> Instance {
+    let mut g = s.instance();
+    let cols = s.cols();
+    let y = if s.has(3) {
+        let x = activations(&mut g, s, &[s.experts, cols], false);
+        let w = g.matrices(s.form.weights, &[s.experts, s.rows, cols]);
+        g.op(Op::HeadMatmul, &[Some(x), Some(w)], &[])
+    } else {
+        let (experts, _) = routing(&mut g, s);
+        let x = if s.has(4) { vec![cols] } else { vec![s.slots, cols] };
+        let x = activations(&mut g, s, &x, false);
+        let w = g.matrices(s.form.weights, &[s.experts, s.rows, cols]);
+        let bias = given(&mut g, s.has(0), |g| g.plain(&[s.experts, s.rows], 0.0));
+        g.op(Op::GroupedMatmul, &[Some(x), Some(w), Some(experts), bias], &[])
+    };
     g.output_all(y);
     g
 }

@@ -116,5 +116,5 @@ macro_rules! judged {
 
 judged! {
     scale_columns, square_sums, scale_rows, column_partials, finish_logits, norm_quantize, norm_add, combine_add, combine_down,
-    project_heads, qkv, project, gate_up, grouped_gate_up, routed_gate_up, route,
+    project_heads, qkv, project, gate_up, grouped_gate_up, routed_gate_up, route, grouped_matmul,
 }

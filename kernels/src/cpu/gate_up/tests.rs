@@ -7,7 +7,7 @@ use super::*;
 use crate::abi::{BinaryParams, FinishLogitsParams, RouterParams, RouterWeightsParams, ScaleRowsParams};
 use crate::cpu::matmul::testing::{Input, Matrix, Random, execute, pointer};
 
-const FORMS: [&str; 4] = ["f32", "q8x32", "f32.block", "f32.row"];
+const FORMS: [&str; 5] = ["f32", "f32.half", "q8x32", "f32.block", "f32.row"];
 
 const EPS: f32 = 1e-6;
 
@@ -335,7 +335,7 @@ proptest! {
 
     #[test]
     fn bits_are_those_of_the_chain(
-        format in 0..FORMATS.len(), form in 0usize..4, norm in 0u32..4, routing in 0u32..3,
+        format in 0..FORMATS.len(), form in 0..FORMS.len(), norm in 0u32..4, routing in 0u32..3,
         tokens in prop_oneof![4 => 0usize..9, 1 => 60usize..71], slots in 1usize..4, matrices in 1usize..7,
         rows in 1usize..100, cols in 1usize..100, options in 0u32..1 << 16, seed: u64,
     ) {

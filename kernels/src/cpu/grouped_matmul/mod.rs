@@ -1,6 +1,6 @@
 //! Products of rows with one matrix each of a stack: `out[t, j] = x[t, j] · w[experts[t, j]]ᵀ (+ bias[experts[t, j]])`.
 //!
-//! The parameters are [`GroupedMatmulParams`]; `matmul` is the case of one matrix and compiles to the same code, so a row
+//! The parameters are [`GroupedMatmulParams`]; variants are `<weights>.<x>`. `matmul` is the case of one matrix and compiles to the same code, so a row
 //! and a matrix give the same bits in both, whatever else is in the launch. Matrices that nobody selected are not read.
 //!
 //! Pairs of token and slot are sorted by expert and cut into items (see [`groups`]); work is (item, block of rows). The
@@ -23,31 +23,33 @@ use super::CpuKernel;
 use super::isa::Isa;
 use super::matmul::BLOCK_PANELS;
 use super::matmul::block::{self, Multiplier, Sink};
-use super::matmul::prologue::Rows;
-use super::matmul::tile::{FloatProduct, IntegerProduct, Product};
-use super::matmul::weights;
+use super::matmul::prologue::{self, Norm, ProductTypes, Rounding, Rows, select_product};
+use super::matmul::tile::Product;
 use super::simd::{self, Body, LANES, Simd};
 use crate::abi::GroupedMatmulParams;
 
-/// The kernel for weights of type `weights` and activations of type `activations`, over [`GroupedMatmulParams`]; `None` if
-/// there is no such kernel or this machine lacks the instruction set.
-pub fn select(weights: DType, activations: DType, isa: Isa) -> Option<CpuKernel> {
-    match activations {
-        DType::F32 => weights::with_format!(weights, W => simd::select::<GroupedMatmul<FloatProduct<W>>>(isa)),
-        DType::Q8X32 => weights::with_quantised!(weights, W => simd::select::<GroupedMatmul<IntegerProduct<W>>>(isa)),
-        _ => None,
-    }
+/// The kernel of a variant over [`GroupedMatmulParams`]; `None` if there is none or this machine lacks the instruction set.
+pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
+    select_product!(GroupedMatmul, variant, isa)
 }
 
 /// Blocks of the launch's grid; of the pointers only whether `experts` is null matters.
-pub fn blocks(activations: DType, params: &GroupedMatmulParams) -> usize {
+pub fn blocks(variant: &str, params: &GroupedMatmulParams) -> usize {
+    ProductTypes::parse(variant).map_or(0, |types| blocks_of(types.activations, params))
+}
+
+/// Blocks of the grid of a product by activations of that type.
+pub(super) fn blocks_of(activations: DType, params: &GroupedMatmulParams) -> usize {
     grid(&params.into(), block::item_rows(activations), params.rows as usize)
 }
 
 /// Bytes of scratch memory, for launches of at most these counts.
-pub fn scratch_bytes(activations: DType, params: &GroupedMatmulParams) -> usize {
-    let pairs = params.tokens as usize * params.slots as usize;
-    block::staging_bytes(activations, pairs, params.cols as usize) + groups::words(&params.into()) * size_of::<u32>()
+pub fn scratch_bytes(variant: &str, params: &GroupedMatmulParams) -> usize {
+    let Some(ProductTypes { activations, rounding, .. }) = ProductTypes::parse(variant) else { return 0 };
+    let (pairs, cols) = (params.tokens as usize * params.slots as usize, params.cols as usize);
+    prologue::scratch_bytes(rounding, 0, cols)
+        + block::staging_bytes(activations, pairs, cols)
+        + groups::words(&params.into()) * size_of::<u32>()
 }
 
 /// How many different matrices a launch reads.
@@ -108,27 +110,31 @@ pub(super) unsafe fn walk(
     }
 }
 
-/// The grouped matmul of product `K`.
-struct GroupedMatmul<K>(PhantomData<K>);
+/// The grouped matmul of product `K`, for which the launch rounds x as [`Rounding::from_number`] says.
+struct GroupedMatmul<K, const ROUNDING: u8>(PhantomData<K>);
 
-impl<K: Product> Body for GroupedMatmul<K> {
+impl<K: Product, const ROUNDING: u8> Body for GroupedMatmul<K, ROUNDING> {
     #[inline(always)]
     unsafe fn run<S: Simd>(params: *const c_void, blocks: Range<usize>, scratch: &mut [u8]) {
+        let types = (K::ACTIVATIONS, Rounding::from_number(ROUNDING));
         // SAFETY: the caller passes a valid `GroupedMatmulParams` and blocks of its grid.
         unsafe {
             let params = &*params.cast::<GroupedMatmulParams>();
-            products(params, K::row_bytes(params.cols as usize), Multiplier::new::<S, K>(), blocks, scratch);
+            let cols = params.cols as usize;
+            let (preparing, scratch) = scratch.split_at_mut(prologue::scratch_bytes(types.1, 0, cols));
+            let x = Rows::new::<S>(params.x, cols, types, Norm::NONE, preparing);
+            products(params, &x, Multiplier::new::<S, K>(), blocks, scratch);
         }
     }
 }
 
-/// Executes blocks of a launch whose rows of activations are `row_bytes` long.
+/// Executes blocks of a launch by rows `x` of activations.
 ///
 /// # Safety
 /// The parameters must be valid, and the blocks of their grid.
 pub(super) unsafe fn products(
     params: &GroupedMatmulParams,
-    row_bytes: usize,
+    x: &Rows,
     multiplier: Multiplier,
     blocks: Range<usize>,
     scratch: &mut [u8],
@@ -136,7 +142,6 @@ pub(super) unsafe fn products(
     let (rows, cols) = (params.rows as usize, params.cols as usize);
     let grouping = Grouping::from(params);
     let (staging, words) = split_words(scratch, groups::words(&grouping));
-    let x = Rows::plain(params.x.cast(), cols, row_bytes);
     let pairs_per_row = if params.slots_share_x == 0 { 1 } else { grouping.slots };
     let work = |item: Item<'_>, panels: Range<usize>| {
         let Some(matrix) = item.matrix else {
@@ -148,7 +153,7 @@ pub(super) unsafe fn products(
         let sink = Sink::Store { out: params.out, bias, rows, pairs: item.pairs };
         // SAFETY: so they do, and the scratch memory is as long as was asked for.
         unsafe {
-            let staged = multiplier.stage(&x, item.pairs, pairs_per_row, staging);
+            let staged = multiplier.stage(x, item.pairs, pairs_per_row, staging);
             multiplier.multiply(staged, [w, std::ptr::null()], panels, &sink);
         }
     };

@@ -6,9 +6,9 @@ use ir::quant::activations::{Granularity, quantize_row};
 use proptest::prelude::*;
 
 use super::*;
-use crate::abi::MatmulParams;
+use crate::abi::{MatmulParams, QuantizeRowsParams};
 use crate::cpu::matmul;
-use crate::cpu::matmul::testing::{Matrix, Random, launch};
+use crate::cpu::matmul::testing::{Matrix, Random, execute, launch};
 
 /// A stack of matrices and rows of activations for it.
 struct Stack {
@@ -61,11 +61,34 @@ impl Stack {
     fn run(&self, isa: Isa, params: &GroupedMatmulParams, step: usize) -> Vec<u32> {
         let mut out = vec![f32::NAN; params.tokens as usize * params.slots as usize * self.rows];
         let params = GroupedMatmulParams { out: out.as_mut_ptr(), ..*params };
-        let kernel = select(self.weights, self.activations, isa).unwrap();
-        let ranges = split(blocks(self.activations, &params), step);
-        // SAFETY: the buffers have the sizes the parameters say.
-        unsafe { launch(kernel, &params, &ranges, scratch_bytes(self.activations, &params)) };
+        let variant = format!("{}.{}", self.weights, self.activations);
+        self.launch(&variant, isa, &params, step);
         out.iter().map(|x| x.to_bits()).collect()
+    }
+
+    fn launch(&self, variant: &str, isa: Isa, params: &GroupedMatmulParams, step: usize) {
+        let kernel = select(variant, isa).unwrap_or_else(|| panic!("no {variant}"));
+        let ranges = split(blocks(variant, params), step);
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { launch(kernel, params, &ranges, scratch_bytes(variant, params)) };
+    }
+
+    /// The launch that rounds its rows of f32, and the same of rows that `quantize_rows` rounded.
+    fn run_rounding(&self, granularity: &str, isa: Isa, params: &GroupedMatmulParams, step: usize) -> [Vec<u32>; 2] {
+        let (cols, lines) = (self.cols as u32, (self.x.len() / 4 / self.cols) as u32);
+        let is_half = granularity == "half";
+        let mut rounded = vec![0u32; if is_half { self.x.len() / 4 } else { self.x.len() }];
+        let p = QuantizeRowsParams { x: self.x.as_ptr().cast(), out: rounded.as_mut_ptr().cast(), rows: lines, cols };
+        // SAFETY: the buffers have the sizes the parameters say.
+        unsafe { execute("quantize_rows", granularity, isa, &p, 1) };
+        let apart = (rounded.as_ptr().cast(), if is_half { "f32".into() } else { "q8x32".to_string() });
+        let inline = (self.x.as_ptr().cast(), format!("f32.{granularity}"));
+        [inline, apart].map(|(x, form)| {
+            let mut out = vec![f32::NAN; params.tokens as usize * params.slots as usize * self.rows];
+            let params = GroupedMatmulParams { x, out: out.as_mut_ptr(), ..*params };
+            self.launch(&format!("{}.{form}", self.weights), isa, &params, step);
+            out.iter().map(|x| x.to_bits()).collect()
+        })
     }
 
     /// The plain product of row `line` with a matrix; zeros where there is none.
@@ -143,6 +166,27 @@ proptest! {
         }
     }
 
+    /// A launch that rounds has the bits of one that is given rounded rows.
+    #[test]
+    fn rows_are_rounded_on_the_way(
+        (weights, _, cols) in types(), matrices in 1usize..5, rows in 1usize..80, tokens in 0usize..40, slots in 1usize..4,
+        share: bool, granularity in prop::sample::select(vec!["half", "block", "row"]), seed: u64,
+    ) {
+        let is_integer = ir::quant::format(weights).unwrap().is_integer();
+        let granularity = if is_integer { granularity } else { "half" };
+        let lines = tokens * if share { 1 } else { slots };
+        let stack = Stack::random((weights, DType::F32), matrices, (rows, cols), lines, seed);
+        let experts = choose(&mut Random(seed), tokens * slots, matrices, 3);
+        let params = stack.params(Some(&experts), (tokens, slots), share);
+        let [_, expected] = stack.run_rounding(granularity, Isa::Portable, &params, usize::MAX);
+        for &isa in Isa::available() {
+            for step in [1, 3] {
+                let [inline, apart] = stack.run_rounding(granularity, isa, &params, step);
+                prop_assert!(inline == expected && apart == expected, "{isa} {weights} {granularity}");
+            }
+        }
+    }
+
     #[test]
     fn without_experts_each_slot_has_its_matrix(
         (weights, activations, cols) in types(), matrices in 1usize..7, rows in 1usize..80, tokens in 0usize..71,
@@ -202,8 +246,8 @@ fn grids_and_scratch_memory_are_bounded() {
         cols: 2048,
         ..GroupedMatmulParams::default()
     };
-    let bytes = |tokens| scratch_bytes(DType::Q8X32, &launch(tokens, &[]));
+    let bytes = |tokens| scratch_bytes("q4_0.q8x32", &launch(tokens, &[]));
     assert!((1..600).all(|tokens| bytes(tokens) <= bytes(tokens + 1)));
-    assert_eq!(blocks(DType::Q8X32, &launch(1, &[])), 8 * 12);
-    assert!(blocks(DType::Q8X32, &launch(512, &[])) < 2500);
+    assert_eq!(blocks("q4_0.q8x32", &launch(1, &[])), 8 * 12);
+    assert!(blocks("q4_0.q8x32", &launch(512, &[])) < 2500);
 }

@@ -28,6 +28,7 @@ use ir::types::DType;
 
 pub(crate) use self::activations::integer_row_bytes;
 use self::block::Multiplier;
+use self::prologue::Rows;
 use self::tile::{FloatProduct, IntegerProduct, Product};
 use super::CpuKernel;
 use super::grouped_matmul;
@@ -50,7 +51,7 @@ pub fn select(weights: DType, activations: DType, isa: Isa) -> Option<CpuKernel>
 
 /// Blocks of the launch's grid.
 pub fn blocks(activations: DType, params: &MatmulParams) -> usize {
-    grouped_matmul::blocks(activations, &one_group(params))
+    grouped_matmul::blocks_of(activations, &one_group(params))
 }
 
 /// Bytes of scratch memory for launches of at most `tokens` tokens of `cols` columns.
@@ -74,8 +75,9 @@ impl<K: Product> Body for Matmul<K> {
         // SAFETY: the caller passes a valid `MatmulParams` and blocks of its grid, which is that of the group.
         unsafe {
             let params = one_group(&*params.cast::<MatmulParams>());
-            let row_bytes = K::row_bytes(params.cols as usize);
-            grouped_matmul::products(&params, row_bytes, Multiplier::new::<S, K>(), blocks, scratch);
+            let cols = params.cols as usize;
+            let x = Rows::plain(params.x.cast(), cols, K::row_bytes(cols));
+            grouped_matmul::products(&params, &x, Multiplier::new::<S, K>(), blocks, scratch);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rows of activations as a launch finds them and as its product reads them.
 //!
-//! A launch may normalise its rows and round them to 8 bits before it multiplies, by the very functions of the kernels that
+//! A launch may normalise its rows and round them, to 8 bits or to f16, before it multiplies, by the very functions of the kernels that
 //! do only that: the bits are those of separate launches. A row is prepared again by every call that stages it, which for the
 //! few rows of a decoding step costs less than a launch and a walk through memory would.
 
@@ -11,9 +11,9 @@ use ir::types::DType;
 
 use super::integer_row_bytes;
 use crate::cpu::simd::{Body, Simd};
-use crate::cpu::{CpuKernel, SCRATCH_ALIGN, layer_norm, quantize_rows, rms_norm, scale_columns};
+use crate::cpu::{CpuKernel, SCRATCH_ALIGN, half_rows, layer_norm, quantize_rows, rms_norm, scale_columns};
 
-/// Rounding of rows to q8x32 by the launch that multiplies them.
+/// Rounding of rows by the launch that multiplies them: to q8x32, or to f16 as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Rounding {
@@ -23,6 +23,8 @@ pub(crate) enum Rounding {
     Block,
     /// A scale a row.
     Row,
+    /// To f16 under a power of two a row; the product takes the rounded values as f32.
+    Half,
 }
 
 impl Rounding {
@@ -31,12 +33,53 @@ impl Rounding {
         match number {
             1 => Rounding::Block,
             2 => Rounding::Row,
+            3 => Rounding::Half,
             _ => Rounding::None,
+        }
+    }
+
+    /// The rounding that a variant's word stands for, as granularities are called.
+    pub fn from_word(word: &str) -> Option<Rounding> {
+        match word {
+            "block" => Some(Rounding::Block),
+            "row" => Some(Rounding::Row),
+            "half" => Some(Rounding::Half),
+            _ => None,
+        }
+    }
+
+    /// The type of rows that are f32 before.
+    pub fn result(self) -> DType {
+        match self {
+            Rounding::None | Rounding::Half => DType::F32,
+            Rounding::Block | Rounding::Row => DType::Q8X32,
+        }
+    }
+
+    /// Bytes of a rounded row.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        if self.result() == DType::F32 { cols * size_of::<f32>() } else { integer_row_bytes(cols) }
+    }
+
+    /// Rounds the `cols` values at `x` to the row at `out`, of [`Rounding::row_bytes`]; writes nothing if there is no rounding.
+    ///
+    /// # Safety
+    /// Needs the instruction set `S`; both are valid, `out` aligned to 4 if rows stay f32.
+    #[inline(always)]
+    pub unsafe fn apply<S: Simd>(self, x: *const f32, cols: usize, out: *mut u8) {
+        // SAFETY: passed on.
+        unsafe {
+            match self {
+                Rounding::None => {}
+                Rounding::Block => quantize_rows::quantize::<S, false>(x, cols, out),
+                Rounding::Row => quantize_rows::quantize::<S, true>(x, cols, out),
+                Rounding::Half => half_rows::round::<S>(x, cols, out.cast()),
+            }
         }
     }
 }
 
-/// Types of a launch of products: `<weights>.<x>`, or `<weights>.f32.<granularity>` where the launch rounds x to q8x32.
+/// Types of a launch of products: `<weights>.<x>`, or `<weights>.f32.<granularity>` where the launch rounds x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProductTypes {
     /// The weights' format.
@@ -55,8 +98,10 @@ impl ProductTypes {
         let (weights, x) = (DType::from_name(weights)?, DType::from_name(x)?);
         let (activations, rounding) = match (x, granularity) {
             (x, None) => (x, Rounding::None),
-            (DType::F32, Some("block")) => (DType::Q8X32, Rounding::Block),
-            (DType::F32, Some("row")) => (DType::Q8X32, Rounding::Row),
+            (DType::F32, Some(word)) => {
+                let rounding = Rounding::from_word(word)?;
+                (rounding.result(), rounding)
+            }
             _ => return None,
         };
         Some(ProductTypes { weights, activations, rounding })
@@ -71,7 +116,12 @@ macro_rules! select_product {
         use $crate::cpu::matmul::weights::{with_format, with_quantised};
         let ProductTypes { weights, activations, rounding } = ProductTypes::parse($variant)?;
         match (activations, rounding) {
-            (DType::F32, _) => with_format!(weights, W => simd::select::<$kernel<FloatProduct<W>, 0>>($isa)),
+            (DType::F32, Rounding::None) => {
+                with_format!(weights, W => simd::select::<$kernel<FloatProduct<W>, 0>>($isa))
+            }
+            (DType::F32, Rounding::Half) => {
+                with_format!(weights, W => simd::select::<$kernel<FloatProduct<W>, 3>>($isa))
+            }
             (DType::Q8X32, Rounding::None) => {
                 with_quantised!(weights, W => simd::select::<$kernel<IntegerProduct<W>, 0>>($isa))
             }
@@ -101,7 +151,8 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    const NONE: Norm = Norm { kind: 0, weight: std::ptr::null(), bias: std::ptr::null(), eps: 0.0 };
+    /// No norm.
+    pub const NONE: Norm = Norm { kind: 0, weight: std::ptr::null(), bias: std::ptr::null(), eps: 0.0 };
 
     /// Whether there is one.
     pub fn is_given(&self) -> bool {
@@ -112,7 +163,7 @@ impl Norm {
 /// Bytes of scratch memory for preparing rows of `cols` columns.
 pub(crate) fn scratch_bytes(rounding: Rounding, norm: u32, cols: usize) -> usize {
     let norm = if (Norm { kind: norm, ..Norm::NONE }).is_given() { cols * size_of::<f32>() } else { 0 };
-    let rounded = if rounding == Rounding::None { 0 } else { integer_row_bytes(cols) };
+    let rounded = if rounding == Rounding::None { 0 } else { rounding.row_bytes(cols) };
     norm.next_multiple_of(SCRATCH_ALIGN) + rounded.next_multiple_of(SCRATCH_ALIGN)
 }
 
@@ -204,11 +255,7 @@ impl Body for Prepare {
                 normalise::<S>(x, norm, rows.scratch.cast(), cols);
                 x = rows.scratch.cast();
             }
-            match rows.rounding {
-                Rounding::None => {}
-                Rounding::Block => quantize_rows::quantize::<S, false>(x, cols, rows.rounded()),
-                Rounding::Row => quantize_rows::quantize::<S, true>(x, cols, rows.rounded()),
-            }
+            rows.rounding.apply::<S>(x, cols, rows.rounded());
         }
     }
 }

@@ -146,7 +146,7 @@ pub(crate) fn pointer(values: &Option<Vec<f32>>) -> *const f32 {
 pub(crate) struct Input {
     /// `[lines, cols]`
     pub values: Vec<f32>,
-    /// What variants call it: `f32`, `q8x32`, `f32.block`, `f32.row`.
+    /// What variants call it: `f32`, `q8x32`, `f32.block`, `f32.row`, `f32.half`.
     pub form: &'static str,
     /// Number of the norm.
     pub norm: u32,
@@ -161,7 +161,11 @@ impl Input {
     /// Random rows; forms that products of `weights` do not have become `f32`, and rows of integers have no norm.
     pub fn random(weights: DType, lines: usize, cols: usize, (form, norm): (&'static str, u32), seed: u64) -> Input {
         let mut random = Random(seed);
-        let form = if quant::format(weights).unwrap().is_integer() { form } else { "f32" };
+        let form = match form {
+            "f32.half" => form,
+            _ if quant::format(weights).unwrap().is_integer() => form,
+            _ => "f32",
+        };
         let values: Vec<f32> = random.values(lines * cols).iter().map(|x| x + 0.1).collect();
         let row_bytes = quant::row_bytes(DType::Q8X32, cols as u64).unwrap() as usize;
         let mut rounded = vec![0; lines * row_bytes];
@@ -180,7 +184,7 @@ impl Input {
 
     /// The type that the product reads.
     pub fn activations(&self) -> &'static str {
-        if self.form == "f32" { "f32" } else { "q8x32" }
+        if matches!(self.form, "f32" | "f32.half") { "f32" } else { "q8x32" }
     }
 
     /// Rows as the product reads them, made by the kernels of norms and rounding.
@@ -192,7 +196,10 @@ impl Input {
         if self.form == "f32" {
             return normed.iter().flat_map(|x| x.to_le_bytes()).collect();
         }
-        let mut out = vec![0; self.rounded.len()];
+        let mut out = match self.form {
+            "f32.half" => vec![0; size_of_val(normed.as_slice())],
+            _ => vec![0; self.rounded.len()],
+        };
         let (x, rows, cols) = (normed.as_ptr(), (normed.len() / self.cols) as u32, self.cols as u32);
         let params = QuantizeRowsParams { x, out: out.as_mut_ptr().cast(), rows, cols };
         // SAFETY: the buffers have the sizes the parameters say.
@@ -241,6 +248,10 @@ impl Input {
 
     /// Greatest error of a product's row relative to the norms of its factors.
     pub fn tolerance(&self) -> f64 {
-        if self.form == "f32" { 1e-5 } else { 2e-2 }
+        match self.form {
+            "f32" => 1e-5,
+            "f32.half" => 2e-3,
+            _ => 2e-2,
+        }
     }
 }

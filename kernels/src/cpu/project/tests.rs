@@ -214,14 +214,14 @@ impl Case {
     }
 }
 
-const FORMS: [&str; 4] = ["f32", "q8x32", "f32.block", "f32.row"];
+const FORMS: [&str; 5] = ["f32", "f32.half", "q8x32", "f32.block", "f32.row"];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn bits_are_those_of_the_chain(
-        format in 0..ir::quant::FORMATS.len(), form in 0usize..4, norm in 0u32..4,
+        format in 0..ir::quant::FORMATS.len(), form in 0..FORMS.len(), norm in 0u32..4,
         tokens in prop_oneof![4 => 0usize..9, 1 => 9usize..71], rows in 1usize..150, cols in 1usize..150,
         options in 0u32..1024, seed: u64,
     ) {
@@ -249,11 +249,13 @@ fn there_is_a_kernel_for_every_form_that_is_promised_and_no_other() {
     for &weights in DType::ALL {
         let format = ir::quant::format(weights);
         let exists = |form: &str| select(&format!("{weights}.{form}"), Isa::Portable).is_some();
-        assert_eq!(exists("f32"), format.is_some(), "{weights}");
-        for form in &FORMS[1..] {
+        for form in &FORMS[..2] {
+            assert_eq!(exists(form), format.is_some(), "{weights} {form}");
+        }
+        for form in &FORMS[2..] {
             assert_eq!(exists(form), format.is_some_and(|format| format.is_integer()), "{weights} {form}");
         }
-        for form in ["f16", "q8x32.block", "f32.column", "f32."] {
+        for form in ["f16", "q8x32.block", "q8x32.half", "f32.column", "f32."] {
             assert!(!exists(form), "{weights} {form}");
         }
     }

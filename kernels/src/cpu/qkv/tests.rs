@@ -244,7 +244,9 @@ proptest! {
 
 #[test]
 fn variants_name_weights_activations_and_cache() {
-    for variant in ["q4_0.f32.f16", "q4_0.q8x32.f32", "q8c.f32.row.f16", "bf16.f32.f32"] {
+    for variant in
+        ["q4_0.f32.f16", "q4_0.q8x32.f32", "q8c.f32.row.f16", "bf16.f32.f32", "bf16.f32.half.f16", "q4_k.f32.half.f32"]
+    {
         assert!(select(variant, Isa::Portable).is_some(), "{variant}");
     }
     for variant in ["q4_0.f32", "q4_0.q8x32", "bf16.q8x32.f16", "bf16.f32.block.f16", "f32.f32.bf16", ""] {

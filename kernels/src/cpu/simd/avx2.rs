@@ -78,6 +78,12 @@ impl Simd for Avx2 {
         fn load_f16(from: *const u16) -> [__m256; 2] {
             [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))]
         }
+        fn round_f16(a: [__m256; 2]) -> [__m256; 2] {
+            [
+                _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a[0])),
+                _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a[1])),
+            ]
+        }
         fn load_bf16(from: *const u16) -> [__m256; 2] { [Avx2::widen_bf16(from), Avx2::widen_bf16(from.add(8))] }
         fn load_u8(from: *const u8) -> [__m256; 2] { [Avx2::widen_u8(from), Avx2::widen_u8(from.add(8))] }
         fn load_i8(from: *const i8) -> [__m256; 2] { [Avx2::widen_i8(from), Avx2::widen_i8(from.add(8))] }

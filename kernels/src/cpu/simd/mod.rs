@@ -48,6 +48,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn store(to: *mut f32, a: Self::F);
     /// 16 IEEE binary16 values, widened.
     unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// Each rounded to IEEE binary16, ties to even, and widened again.
+    unsafe fn round_f16(a: Self::F) -> Self::F;
     /// 16 bfloat16 values, widened.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
     /// 16 unsigned bytes as numbers.

@@ -77,6 +77,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn round_f16(a: [f32; LANES]) -> [f32; LANES] {
+        a.map(|x| f16::from_f32(x).to_f32())
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         from_fn(|r| a[r] * b[r])
     }

@@ -2,8 +2,10 @@
 //!
 //! All addresses are fixed when an artifact is loaded; a step copies its metadata to its place, patches the counts that
 //! changed and lets the team walk the launch list. Nothing is allocated in a step. One arena, as large as the largest
-//! bucket's, serves all buckets, since results live only until the next step.
+//! bucket's, serves all buckets, since results live only until the next step. Weights are read where the artifact's files
+//! are mapped, unless they are laid out for a GPU.
 
+mod converted;
 mod cores;
 mod overhead;
 mod plan;
@@ -13,16 +15,18 @@ mod team;
 
 use std::sync::Arc;
 
-use ir::op::PAGE_TOKENS;
-use ir::program::Program;
 use ir::types::DType;
 use kernels::cpu::isa::Isa;
 
+pub use super::sizes::most_pages;
+use super::sizes::{Sizes, input_limits};
 use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, StepInputs};
 use crate::artifact::{Artifact, Manifest};
+pub use converted::weight_bytes;
+use converted::{Converted, converted_bytes};
 pub use cores::usable_cores;
 pub use overhead::Overhead;
-use plan::{Addresses, Plan, Sizes};
+use plan::{Addresses, Plan};
 use region::Region;
 pub use runner::ProgramRunner;
 use team::Team;
@@ -36,6 +40,8 @@ const INPUT_ALIGNMENT: u64 = 256;
 /// A loaded artifact on the processor.
 pub struct CpuDevice {
     artifact: Arc<Artifact>,
+    /// Matrices that launches read in place of the artifact's.
+    _converted: Converted,
     isa: Isa,
     team: Team,
     buckets: Vec<(Plan, InputLimits)>,
@@ -58,6 +64,7 @@ impl CpuDevice {
         let limits = input_limits(&artifact, options.pages)?;
         let manifest = artifact.manifest();
         check_memory(manifest, options.pages, crate::memory::limit_bytes())?;
+        let converted = Converted::of(&artifact, threads)?;
         let arena = Region::new("the arena", manifest.arena_bytes())?;
         let kv = Region::new("the KV cache", manifest.page_bytes().saturating_mul(options.pages))?;
         let inputs = InputMemory::reserve(&limits)?;
@@ -67,7 +74,7 @@ impl CpuDevice {
             let addresses = Addresses {
                 arena: arena.base(),
                 input: &|name| inputs.address(name),
-                weight: &|name| artifact.weight(name).map(<[u8]>::as_ptr),
+                weight: &|name| converted.address(name).or_else(|| artifact.weight(name).map(<[u8]>::as_ptr)),
                 state: &|name| state_address(manifest, &kv, options.pages, name),
             };
             let mut plan = Plan::build(program, &addresses, isa)?;
@@ -75,7 +82,8 @@ impl CpuDevice {
             buckets.push((plan, limits));
         }
         let team = Team::start(threads, scratch_bytes)?;
-        Ok(CpuDevice { artifact, isa, team, buckets, last: None, inputs, kv, arena, pages: options.pages })
+        let pages = options.pages;
+        Ok(CpuDevice { artifact, _converted: converted, isa, team, buckets, last: None, inputs, kv, arena, pages })
     }
 
     /// Number of threads, the caller's included.
@@ -139,7 +147,7 @@ impl Device for CpuDevice {
 
     fn memory(&self) -> DeviceMemory {
         DeviceMemory {
-            weights: self.artifact.manifest().weight_bytes(),
+            weights: weight_bytes(self.artifact.manifest()),
             arena: self.arena.bytes(),
             kv: self.kv.bytes(),
             other: self.inputs.region.bytes()
@@ -174,37 +182,12 @@ fn choose_threads(asked: Option<usize>) -> Result<usize, DeviceError> {
 /// Refuses what can never fit, before anything is reserved: untouched pages cost nothing, so the system would not.
 fn check_memory(manifest: &Manifest, pages: u64, limit: Option<u64>) -> Result<(), DeviceError> {
     let (arena, kv) = (manifest.arena_bytes(), manifest.page_bytes().saturating_mul(pages));
-    let needed = arena.saturating_add(kv);
+    let weights = converted_bytes(manifest);
+    let needed = arena.saturating_add(kv).saturating_add(weights);
     match limit {
-        Some(limit) if needed > limit => Err(DeviceError::TooLarge { needed, arena, kv, limit }),
+        Some(limit) if needed > limit => Err(DeviceError::TooLarge { needed, arena, kv, weights, limit }),
         _ => Ok(()),
     }
-}
-
-/// Most KV pages that programs can address.
-pub fn most_pages(programs: &[Program]) -> u64 {
-    let most = programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == "N").map(|s| s.max).min();
-    most.unwrap_or(u64::MAX).min(i32::MAX as u64)
-}
-
-/// What each bucket's steps may be.
-fn input_limits(artifact: &Artifact, pages: u64) -> Result<Vec<InputLimits>, DeviceError> {
-    let manifest = artifact.manifest();
-    let most = most_pages(artifact.programs());
-    if pages == 0 || pages > most {
-        let message = format!("{pages} KV pages are not from 1 to {most}");
-        return Err(DeviceError::Option { option: "pages", message });
-    }
-    let page_columns = manifest.model.max_context.div_ceil(PAGE_TOKENS).min(pages) as usize;
-    let limits = manifest.buckets.iter().map(|b| InputLimits {
-        tokens: b.max_tokens as usize,
-        logit_rows: b.max_logit_rows as usize,
-        sequences: manifest.max_sequences as usize,
-        page_columns,
-        vocabulary: manifest.model.vocab_size,
-        pages,
-    });
-    Ok(limits.collect())
 }
 
 fn largest_sizes(limits: &InputLimits) -> Sizes {

@@ -12,7 +12,8 @@ use kernels::cpu::CpuKernel;
 use kernels::cpu::isa::Isa;
 
 use super::team::{KernelPanic, Launch, LaunchList, WeightReads};
-use crate::device::{DeviceError, StepInputs};
+use crate::device::DeviceError;
+use crate::device::sizes::Sizes;
 
 /// Where a program's names are in memory.
 pub(super) struct Addresses<'a> {
@@ -40,40 +41,6 @@ impl Addresses<'_> {
     fn buffer(&self, program: &Program, id: BufferId) -> *const u8 {
         // Inside the arena, as the verifier has shown; wrapping, for plans that are made to be measured have none.
         self.arena.wrapping_byte_add(program.buffers[id.0 as usize].offset as usize).cast_const()
-    }
-}
-
-/// Values of the step symbols.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sizes {
-    pub tokens: u64,
-    pub sequences: u64,
-    pub page_columns: u64,
-    pub logit_rows: u64,
-    pub pages: u64,
-}
-
-impl Sizes {
-    /// The sizes of a step.
-    pub fn of(inputs: &StepInputs, pages: u64) -> Sizes {
-        Sizes {
-            tokens: inputs.ids.len() as u64,
-            sequences: inputs.sequence_count() as u64,
-            page_columns: inputs.page_columns as u64,
-            logit_rows: inputs.logit_rows.len() as u64,
-            pages,
-        }
-    }
-
-    fn get(&self, symbol: &str) -> Option<u64> {
-        Some(match symbol {
-            "T" => self.tokens,
-            "S" => self.sequences,
-            "P" => self.page_columns,
-            "R" => self.logit_rows,
-            "N" => self.pages,
-            _ => return None,
-        })
     }
 }
 

@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use ir::program::Program;
 use ir::types::DType;
 
-use super::plan::{Addresses, Plan, Sizes};
+use super::plan::{Addresses, Plan};
 use super::region::Region;
 use super::team::Team;
 use super::{InputMemory, choose_isa, choose_threads, largest_sizes};
-use crate::artifact::{WeightInfo, check_unpackaged};
+use crate::artifact::{Layout, WeightInfo, check_unpackaged};
+use crate::device::sizes::Sizes;
 use crate::device::{DeviceError, InputLimits, LoadOptions, StepInputs};
 
 /// Alignment of weights and real inputs in their memory.
@@ -45,8 +46,11 @@ impl ProgramRunner {
     ) -> Result<ProgramRunner, DeviceError> {
         let isa = choose_isa(options.isa)?;
         let threads = choose_threads(options.threads)?;
-        check_unpackaged(program, weights, vocabulary)
-            .map_err(|message| DeviceError::Program { program: program.name.clone(), message })?;
+        let refuse = |message| DeviceError::Program { program: program.name.clone(), message };
+        if let Some(weight) = weights.iter().find(|w| w.layout == Layout::Fragments) {
+            return Err(refuse(format!("weight {:?} is laid out for a GPU; pack it in panels", weight.name)));
+        }
+        check_unpackaged(program, weights, vocabulary).map_err(refuse)?;
         let limits = limits(program, vocabulary, options.pages);
         let arena = Region::new("the arena", program.arena_bytes)?;
         let metadata = InputMemory::reserve(std::slice::from_ref(&limits))?;
@@ -213,6 +217,9 @@ mod tests {
         weights[0].bytes -= 64;
         let error = ProgramRunner::new(program, &weights, vocabulary, &OPTIONS).err().unwrap().to_string();
         assert!(error.contains(&weights[0].name) && !error.contains('\n'), "{error}");
+        weights[0].layout = Layout::Fragments;
+        let error = ProgramRunner::new(program, &weights, vocabulary, &OPTIONS).err().unwrap().to_string();
+        assert!(error.contains(&weights[0].name) && error.contains("laid out for a GPU"), "{error}");
         weights.remove(0);
         assert!(ProgramRunner::new(program, &weights, vocabulary, &OPTIONS).is_err());
         // A larger vocabulary than the table has rows.

@@ -1,7 +1,7 @@
 //! The tiny model on the processor against its scalar definition.
 
 use super::*;
-use crate::artifact::OpenOptions;
+use crate::artifact::{Layout, OpenOptions};
 use crate::testing::{TinyModel, reference_logits, shapes};
 
 fn load(threads: usize, isa: Isa) -> (tempfile::TempDir, TinyModel, CpuDevice) {
@@ -56,6 +56,47 @@ fn logits_are_those_of_the_definition_on_any_number_of_threads() {
         }
     }
     assert!(all.windows(2).all(|w| w[0] == w[1]), "the bits depend on threads or instruction set");
+}
+
+/// The tiny model with its matrices in a layout.
+fn load_in(layout: Layout, threads: usize) -> (tempfile::TempDir, CpuDevice) {
+    let folder = tempfile::tempdir().unwrap();
+    TinyModel::new().write_in(layout, folder.path());
+    let artifact = Arc::new(Artifact::open(folder.path(), &OpenOptions::default()).unwrap());
+    let options = LoadOptions { pages: 8, threads: Some(threads), isa: None };
+    (folder, CpuDevice::load(artifact, &options).unwrap())
+}
+
+#[test]
+fn weights_laid_out_for_a_gpu_give_the_same_bits() {
+    let tokens: Vec<u32> = (0..16).map(|i| (i * 29 + 3) % shapes::VOCABULARY as u32).collect();
+    let (_folder, mut panels) = load_in(Layout::Rows16, 1);
+    let expected = step_all(&mut panels, 2, &tokens[..8], 0, &[5]);
+    for threads in [1, 3] {
+        let (_folder, mut device) = load_in(Layout::Fragments, threads);
+        assert_eq!(step_all(&mut device, 2, &tokens[..8], 0, &[5]), expected);
+        // What it holds is panels; the tiles they are made of are padded to 64 columns.
+        let manifest = device.artifact.manifest();
+        assert_eq!(device.memory().weights, panels.memory().weights);
+        assert!(manifest.weight_bytes() > device.memory().weights);
+        let (arena, kv) = (manifest.arena_bytes(), manifest.page_bytes());
+        let needed = arena + kv + converted_bytes(manifest);
+        assert!(check_memory(manifest, 1, Some(needed)).is_ok());
+        let error = check_memory(manifest, 1, Some(needed - 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} for weights", converted_bytes(manifest))), "{error}");
+    }
+    assert_eq!(converted_bytes(panels.artifact.manifest()), 0);
+}
+
+#[test]
+fn a_file_cut_off_before_its_weights_are_converted_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    TinyModel::new().write_in(Layout::Fragments, folder.path());
+    let artifact = Arc::new(Artifact::open(folder.path(), &OpenOptions::default()).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(folder.path().join("weights-00001.safetensors")).unwrap();
+    file.set_len(4096).unwrap();
+    let error = CpuDevice::load(artifact, &LoadOptions { pages: 1, ..LoadOptions::default() }).err().unwrap();
+    assert!(error.to_string().contains("weights-00001.safetensors"), "{error}");
 }
 
 #[test]

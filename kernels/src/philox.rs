@@ -26,9 +26,13 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 /// The uniform number in `[0, 1)` that `(seed, position)` stands for, with 53 random bits.
 pub fn uniform(seed: u64, position: u64) -> f64 {
+    bits(seed, position) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// The 53 random bits of [`uniform`], its numerator over 2^53.
+pub fn bits(seed: u64, position: u64) -> u64 {
     let words = philox4x32([position as u32, (position >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
-    let bits = (u64::from(words[0]) << 32 | u64::from(words[1])) >> 11;
-    bits as f64 * (1.0 / (1u64 << 53) as f64)
+    (u64::from(words[0]) << 32 | u64::from(words[1])) >> 11
 }
 
 #[cfg(test)]

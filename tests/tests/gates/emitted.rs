@@ -1,0 +1,174 @@
+//! The kernels whose machine code is judged: those that programs of the presets launch, in every weight format.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use compiler::emit::{BuiltIn, KernelLibrary, entry_figures};
+use compiler::lower::Registry;
+use compiler::pipeline::{CompileOptions, compile_programs};
+use compiler::quantise::options::QuantOptions;
+use compiler::target::{Activations, Arch, Target};
+use ir::program::Program;
+use ir::quant::FORMATS;
+use kernels::abi::ProjectParams;
+use kernels::cuda::{self, CudaLaunch, Specialisation};
+use kernels::params::fill_largest;
+use models::synth::preset;
+use runtime::artifact::EntryFigures;
+use toolchain::cache::CachedNvrtc;
+use toolchain::nvrtc::{Nvrtc, Source};
+use toolchain::wheel::{NVDISASM, NVRTC};
+
+use super::sass::{self, Loop, WeightLoads};
+
+/// Architectures whose code is judged: the oldest, and one with dependent launches.
+pub const ARCHITECTURES: [Arch; 2] = [Arch::Sm80, Arch::Sm90];
+
+/// What is judged, in words.
+pub const PROGRAMS_TEXT: &str = "two layers of aix-4b (q4g128, f16; f16 and f32 activations), llama-3.1-8b, gemma-2-2b and gpt-oss-20b (q4g128), \
+                                 and `project` of 2048 × 2048 in every other weight format";
+
+/// Presets with the formats and activations they are compiled in.
+const PROGRAMS: &[(&str, &[&str], Activations)] = &[
+    ("aix-4b", &["q4g128", "f16"], Activations::F16),
+    ("aix-4b", &["q4g128"], Activations::F32),
+    ("llama-3.1-8b", &["q4g128"], Activations::F16),
+    ("gemma-2-2b", &["q4g128"], Activations::F16),
+    ("gpt-oss-20b", &["q4g128"], Activations::F16),
+];
+
+/// One entry for one architecture.
+pub struct KernelRow {
+    /// Kernel, variant and constants.
+    pub name: String,
+    /// The function.
+    pub entry: String,
+    /// What it is compiled for.
+    pub arch: Arch,
+    /// What ptxas says.
+    pub figures: EntryFigures,
+    /// The launch of it with the least shared memory: one token, where it is for a few.
+    pub launch: CudaLaunch,
+    /// Instructions.
+    pub instructions: usize,
+    /// Loads of weights.
+    pub loads: WeightLoads,
+    /// Its loop on the tensor cores.
+    pub tensor_loop: Option<Loop>,
+}
+
+fn programs() -> Vec<Program> {
+    let mut all = Vec::new();
+    for (name, formats, activations) in PROGRAMS {
+        let checkpoint = preset(name).expect("a preset").describe(Some(2)).expect("a description");
+        for format in *formats {
+            let options = CompileOptions {
+                quant: QuantOptions { format: format.parse().expect("a format"), ..QuantOptions::default() },
+                max_model_len: Some(4096),
+                ..CompileOptions::new(Target::Cuda(Arch::Sm90), *activations)
+            };
+            let compiled = compile_programs(&checkpoint, &options, &Registry::default()).expect("it compiles");
+            all.extend(compiled.expect("programs").1);
+        }
+    }
+    all
+}
+
+/// A kernel to compile, and of each entry the launch with the least shared memory.
+type Launched = (Specialisation, BTreeMap<&'static str, CudaLaunch>);
+
+/// Every entry that the programs launch, in order of names.
+pub fn rows() -> Vec<KernelRow> {
+    let mut kernels: BTreeMap<Specialisation, BTreeMap<&'static str, CudaLaunch>> = BTreeMap::new();
+    for (specialisation, launch) in launches(&programs()).into_iter().chain(formats()) {
+        let entries = kernels.entry(specialisation).or_default();
+        let smallest = entries.entry(launch.entry).or_insert_with(|| launch.clone());
+        if launch.shared_bytes < smallest.shared_bytes {
+            *smallest = launch;
+        }
+    }
+    let nvrtc = NVRTC.fetch().and_then(|path| Nvrtc::open(&path)).unwrap_or_else(|e| panic!("{e}"));
+    let (nvrtc, nvdisasm) = (CachedNvrtc::new(nvrtc), NVDISASM.fetch().unwrap_or_else(|e| panic!("{e}")));
+    let work: Vec<(Launched, Arch)> =
+        kernels.into_iter().flat_map(|kernel| ARCHITECTURES.map(|arch| (kernel.clone(), arch))).collect();
+    let rows: Mutex<Vec<KernelRow>> = Mutex::default();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((kernel, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let judged = judge(kernel, *arch, &nvrtc, &nvdisasm);
+                    rows.lock().expect("no thread has panicked").extend(judged);
+                }
+            });
+        }
+    });
+    let mut rows = rows.into_inner().expect("no thread has panicked");
+    rows.sort_by(|a, b| (&a.name, &a.entry, a.arch).cmp(&(&b.name, &b.entry, b.arch)));
+    rows
+}
+
+/// The entries of a kernel that are launched.
+fn judge((kernel, launches): &Launched, arch: Arch, nvrtc: &CachedNvrtc, nvdisasm: &Path) -> Vec<KernelRow> {
+    let name = cuda::lookup(kernel.kernel).expect("a CUDA kernel").source;
+    let source = Source { name, text: cuda::source(name).expect("a source"), headers: cuda::headers() };
+    let (compiled, _) = nvrtc.compile(&source, arch.name(), &kernel.options()).unwrap_or_else(|e| panic!("{e}"));
+    let figures = entry_figures(&compiled.log);
+    let cubin = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(cubin.path(), &compiled.cubin).expect("the cubin is written");
+    let functions = sass::disassemble(nvdisasm, cubin.path());
+    let row = |(entry, launch): (&&str, &CudaLaunch)| {
+        let function = functions.iter().find(|f| f.name == **entry).unwrap_or_else(|| panic!("{entry} has no code"));
+        KernelRow {
+            name: kernel.name(),
+            entry: (*entry).into(),
+            arch,
+            figures: figures.get(*entry).unwrap_or_else(|| panic!("ptxas says nothing of {entry}")).clone(),
+            launch: launch.clone(),
+            instructions: function.len(),
+            loads: function.weight_loads(),
+            tensor_loop: function.tensor_loop(),
+        }
+    };
+    launches.iter().map(row).collect()
+}
+
+/// `project` in every format, a few tokens and many.
+fn formats() -> Vec<(Specialisation, CudaLaunch)> {
+    let kernel = cuda::lookup("project").expect("a CUDA kernel");
+    let mut found = Vec::new();
+    for format in FORMATS {
+        let variant = format!("{}.f32.half", format.dtype());
+        for tokens in [1, 64] {
+            let params = ProjectParams { tokens, rows: 2048, cols: 2048, ..ProjectParams::default() };
+            let params: *const c_void = (&raw const params).cast();
+            // SAFETY: the parameters are the kernel's.
+            let (specialisation, launches) =
+                unsafe { (kernel.specialise(&variant, params), kernel.launches(&variant, params)) };
+            let specialisation = specialisation.unwrap_or_else(|e| panic!("{e}"));
+            found.extend(launches.into_iter().map(|launch| (specialisation.clone(), launch)));
+        }
+    }
+    found
+}
+
+/// Every launch of the programs.
+fn launches(programs: &[Program]) -> Vec<(Specialisation, CudaLaunch)> {
+    let mut found = Vec::new();
+    for program in programs {
+        for launch in &program.launches {
+            let params = fill_largest(program, launch).expect("parameters");
+            let specialisation = BuiltIn.specialise(launch, &params);
+            let specialisation = specialisation.unwrap_or_else(|| panic!("{} has no CUDA kernel", launch.kernel));
+            let specialisation = specialisation.unwrap_or_else(|e| panic!("{e}"));
+            let kernel = cuda::lookup(&launch.kernel).expect("a CUDA kernel");
+            // SAFETY: `params` was filled as the struct of this launch's kernel.
+            let launches = unsafe { kernel.launches(&launch.variant, params.as_ptr()) };
+            found.extend(launches.into_iter().map(|launch| (specialisation.clone(), launch)));
+        }
+    }
+    found
+}

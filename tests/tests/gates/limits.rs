@@ -1,0 +1,255 @@
+//! The gates, and the exceptions with their reasons.
+//!
+//! A product's figures are those of the loop its tensor cores work in. A k16 tile of 16 rows is `bits` bytes of codes a lane, so instructions
+//! per byte of weights follow from the loop's length and its number of matrix instructions.
+
+use std::fmt;
+
+use ir::quant;
+use ir::types::DType;
+use kernels::cuda::product::{Form, Variant};
+
+use super::dynamic::LaunchRow;
+use super::emitted::KernelRow;
+
+/// A gate that is missed on purpose.
+pub struct Exception {
+    /// The gates.
+    pub gates: &'static [Gate],
+    /// Which products.
+    pub products: &'static str,
+    /// Whether it covers a product.
+    fits: fn(Variant, Path) -> bool,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// What is not met, and why that is accepted.
+pub static EXCEPTIONS: &[Exception] = &[
+    Exception {
+        gates: &[Gate::InstructionsPerByte, Gate::Registers],
+        products: "f32 activations",
+        fits: |variant, _| variant.form != Form::Half,
+        reason: "each weight is multiplied by two or three parts of x, so that f32 activations lose nothing: the mode for parity, not for speed",
+    },
+    Exception {
+        gates: &[Gate::InstructionsPerByte, Gate::MatrixShare],
+        products: "scales every 16, 32 or 64 columns (q4_0, q5_0, q6_k, q8_0, q4g64, q4z32, q4z64, mxfp4), f16 activations",
+        fits: |variant, _| {
+            use DType::*;
+            matches!(variant.weights, Q4_0 | Q5_0 | Q6_K | Q8_0 | Q4G64 | Q4Z32 | Q4Z64 | MXFP4)
+        },
+        reason: "scales are applied in f32 after each group, which costs four instructions a group and eight tokens; q4g128 is the format for speed",
+    },
+    Exception {
+        gates: &[Gate::InstructionsPerByte, Gate::MatrixShare],
+        products: "formats with a minimum (q4_1, q5_1, q4_k, q5_k), f16 activations",
+        fits: |variant, _| has_minimum(variant.weights),
+        reason: "beside the scales of short groups the sum of x is taken on the tensor cores, a second matrix instruction for each of the first",
+    },
+    Exception {
+        gates: &[Gate::WideLoads],
+        products: "integers of 5 and 6 bits and ternary ones",
+        fits: |variant, path| path == Path::Few && matches!(code_bits(variant.weights) as u32, 2 | 5 | 6),
+        reason: "a lane's share of a chunk is no multiple of 128 bits: the further bits of 5 and 6, and all of 2, come in loads of 32 or 64",
+    },
+    Exception {
+        gates: &[Gate::InstructionsPerByte],
+        products: "t2",
+        fits: |variant, _| variant.weights == DType::T2,
+        reason: "a byte is four weights: per weight it takes half as many instructions as 4-bit formats",
+    },
+    Exception {
+        gates: &[Gate::MatrixShare],
+        products: "f8_e4m3",
+        fits: |variant, path| path == Path::Many && variant.weights == DType::F8_E4M3,
+        reason: "putting sign, exponent and mantissa in their places takes two shifts more a register than integers do",
+    },
+    Exception {
+        gates: &[Gate::Registers],
+        products: "16-bit weights",
+        fits: |variant, path| path == Path::Few && matches!(variant.weights, DType::F16 | DType::BF16),
+        reason: "32 registers of weights are under way a lane; 16 warps fit an SM all the same",
+    },
+];
+
+/// Formats that multiply the sum of x by a minimum.
+fn has_minimum(weights: DType) -> bool {
+    matches!(weights, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K)
+}
+
+/// What is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Spills,
+    Stack,
+    Registers,
+    Warps,
+    WideLoads,
+    InstructionsPerByte,
+    MatrixShare,
+    StageBarriers,
+    Sectors,
+    BankConflicts,
+    BytesMoved,
+    Barriers,
+}
+
+impl Gate {
+    /// Its name in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gate::Spills => "spilled bytes",
+            Gate::Stack => "stack bytes",
+            Gate::Registers => "registers",
+            Gate::Warps => "warps an SM",
+            Gate::WideLoads => "128-bit weight loads, %",
+            Gate::InstructionsPerByte => "instructions a weight byte",
+            Gate::MatrixShare => "HMMA share, %",
+            Gate::StageBarriers => "waits at a barrier a stage",
+            Gate::Sectors => "sectors a 128-bit load",
+            Gate::BankConflicts => "bank conflicts",
+            Gate::BytesMoved => "bytes moved / minimum",
+            Gate::Barriers => "barriers a block",
+        }
+    }
+}
+
+/// A gate missed.
+pub struct Violation {
+    /// Kernel and entry, and what it was judged on.
+    pub kernel: String,
+    /// The gate.
+    pub gate: Gate,
+    /// What was found.
+    pub value: f64,
+    /// What is allowed.
+    pub limit: f64,
+    /// The product it is, if it is one.
+    product: Option<(Variant, Path)>,
+}
+
+impl Violation {
+    /// Its exception.
+    pub fn exception(&self) -> Option<&'static Exception> {
+        let (variant, path) = self.product?;
+        EXCEPTIONS.iter().find(|e| e.gates.contains(&self.gate) && (e.fits)(variant, path))
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {:.2}, allowed {}", self.kernel, self.gate.name(), self.value, self.limit)
+    }
+}
+
+/// The paths of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// A few tokens.
+    Few,
+    /// Many tokens.
+    Many,
+}
+
+/// What a row's product is; `None` for kernels that are none.
+pub fn product(row: &KernelRow) -> Option<(Variant, Path)> {
+    let path = match row.entry.rsplit('_').next()? {
+        "few" => Path::Few,
+        "many" => Path::Many,
+        _ => return None,
+    };
+    let words: Vec<&str> = row.name.split('.').skip(1).collect();
+    let variant = (1..=words.len()).rev().find_map(|n| Variant::parse(&words[..n].join(".")))?;
+    Some((variant, path))
+}
+
+/// Bits of a weight's code.
+pub fn code_bits(weights: DType) -> f64 {
+    let chunk = quant::fragments::chunk_bytes(weights).expect("a weight format") as f64;
+    chunk * 8.0 / 1024.0
+}
+
+/// Matrix instructions of a k16 tile for eight tokens.
+fn instructions_of_tile(variant: Variant) -> f64 {
+    let x = variant.parts() as usize;
+    let weights = if variant.weights == DType::F32 { 3 } else { 1 };
+    let pairs = (0..weights).flat_map(|i| (0..x).map(move |j| i + j)).filter(|order| *order <= 2).count();
+    (pairs + if has_minimum(variant.weights) { x } else { 0 }) as f64
+}
+
+/// Instructions of the tensor loop for a byte of weights.
+pub fn instructions_per_byte(row: &KernelRow) -> Option<f64> {
+    let ((variant, path), tensor_loop) = (product(row)?, row.tensor_loop?);
+    let tokens = if path == Path::Few { 1.0 } else { f64::from(variant.many_tokens()) / 8.0 };
+    let tiles = tensor_loop.hmma as f64 / (instructions_of_tile(variant) * tokens);
+    Some(tensor_loop.instructions as f64 / (tiles * code_bits(variant.weights)))
+}
+
+/// Waits at a barrier for each stage of the tensor loop: 64 columns of the warp's two row tiles.
+fn stage_barriers(row: &KernelRow) -> Option<f64> {
+    let ((variant, _), tensor_loop) = (product(row)?, row.tensor_loop?);
+    let stage = instructions_of_tile(variant) * f64::from(variant.many_tokens()) / 8.0 * 4.0 * 2.0;
+    Some(tensor_loop.barriers as f64 * stage / tensor_loop.hmma as f64)
+}
+
+/// Share of matrix instructions of the tensor loop, in percent.
+pub fn matrix_share(row: &KernelRow) -> Option<f64> {
+    row.tensor_loop.map(|l| 100.0 * l.hmma as f64 / l.instructions as f64)
+}
+
+/// Warps that fit a multiprocessor at once: registers, shared memory and threads allow.
+pub fn warps(row: &KernelRow) -> u32 {
+    let shared_of_sm = if row.arch.name() == "sm_80" { 164 << 10 } else { 228 << 10 };
+    let warps = row.launch.threads.div_ceil(32);
+    let registers = 65536 / (row.figures.registers.max(1).next_multiple_of(8) * 32 * warps);
+    // The system takes 1 KiB of a block's shared memory.
+    let shared = shared_of_sm / (row.launch.shared_bytes + row.figures.shared_bytes + 1024);
+    registers.min(shared).min(64 / warps) * warps
+}
+
+/// The static gates a kernel misses.
+pub fn of_kernel(row: &KernelRow) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let (kernel, product) = (format!("{} {} {}", row.name, row.entry, row.arch.name()), product(row));
+    let mut most = |gate, value: f64, limit: f64| {
+        if value > limit {
+            found.push(Violation { kernel: kernel.clone(), gate, value, limit, product });
+        }
+    };
+    most(Gate::Spills, f64::from(row.figures.spill_bytes), 0.0);
+    most(Gate::Stack, f64::from(row.figures.stack_bytes), 0.0);
+    let Some((_, path)) = product else { return found };
+    let (registers, instructions) = if path == Path::Few { (80.0, 4.5) } else { (255.0, 7.0) };
+    most(Gate::Registers, f64::from(row.figures.registers), registers);
+    most(Gate::InstructionsPerByte, instructions_per_byte(row).unwrap_or(f64::INFINITY), instructions);
+    if path == Path::Many {
+        most(Gate::StageBarriers, stage_barriers(row).unwrap_or(f64::INFINITY), 1.0);
+    }
+    let mut least = |gate, value: f64, limit: f64| {
+        if value < limit {
+            found.push(Violation { kernel: kernel.clone(), gate, value, limit, product });
+        }
+    };
+    least(Gate::WideLoads, row.loads.percent().unwrap_or(0) as f64, 100.0);
+    match path {
+        Path::Few => least(Gate::Warps, f64::from(warps(row)), 16.0),
+        Path::Many => least(Gate::MatrixShare, matrix_share(row).unwrap_or(0.0), 28.0),
+    }
+    found
+}
+
+/// The dynamic gates a launch misses.
+pub fn of_launch(row: &LaunchRow) -> Vec<Violation> {
+    let (moved, barriers) = if row.many { (1.10, f64::INFINITY) } else { (1.03, 2.0) };
+    let limits = [
+        (Gate::Sectors, row.sectors, 16.0),
+        (Gate::BankConflicts, row.conflicts as f64, 0.0),
+        (Gate::BytesMoved, row.moved, moved),
+        (Gate::Barriers, row.barriers, barriers),
+    ];
+    let missed = limits.into_iter().filter(|(_, value, limit)| value > limit);
+    missed
+        .map(|(gate, value, limit)| Violation { kernel: row.name.clone(), gate, value, limit, product: None })
+        .collect()
+}

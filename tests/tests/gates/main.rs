@@ -1,0 +1,43 @@
+//! The gates of kernels: what their machine code and their counters must keep to, written down in kernels/GATES.md.
+//!
+//! No GPU takes part. Static figures come from ptxas and the disassembled cubins of the pinned NVRTC, dynamic ones from the simulator's counters.
+//! `cargo xtask gates` (BLESS=1) writes the table; here it must be as committed, and each gate met or its exception named.
+
+#[path = "../../../kernels/tests/harness/mod.rs"]
+mod harness;
+
+mod dynamic;
+mod emitted;
+mod limits;
+mod sass;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use limits::{EXCEPTIONS, Violation};
+
+fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/GATES.md")
+}
+
+#[test]
+fn gates_are_met_and_written_down() {
+    let kernels = emitted::rows();
+    let launches = dynamic::rows();
+    let violations: Vec<Violation> =
+        kernels.iter().flat_map(limits::of_kernel).chain(launches.iter().flat_map(limits::of_launch)).collect();
+    let text = table::page(&kernels, &launches, &violations);
+    if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
+        std::fs::write(committed(), &text).expect("GATES.md is written");
+    }
+    let unnamed: Vec<String> =
+        violations.iter().filter(|v| v.exception().is_none()).map(Violation::to_string).collect();
+    assert!(unnamed.is_empty(), "gates missed without a named exception:\n{}", unnamed.join("\n"));
+    for exception in EXCEPTIONS {
+        let used = violations.iter().any(|v| v.exception().is_some_and(|e| std::ptr::eq(e, exception)));
+        assert!(used, "nothing of {} misses {:?} any more: delete the exception", exception.products, exception.gates);
+    }
+    let before = std::fs::read_to_string(committed()).unwrap_or_default();
+    let difference = similar::TextDiff::from_lines(&before, &text).unified_diff().to_string();
+    assert!(difference.is_empty(), "kernels/GATES.md is stale: run `cargo xtask gates`\n{difference}");
+}
