@@ -35,8 +35,8 @@ template <class F, class X> struct Operand {
   static constexpr bool BF16 = Dequant<F>::BF16;
   static constexpr bool HALF = Same<X, activations::half>::VALUE, ROW = Same<X, activations::row>::VALUE;
   static constexpr bool BLOCK = Same<X, activations::block>::VALUE, STORED = Same<X, activations::q8x32>::VALUE;
-  static constexpr u32 PARTS = ROW ? 1 : HALF ? (BF16 ? 2 : 1) : BF16 ? 3 : 2;
-  /// Whether the greatest magnitude of a row must be known.
+  static constexpr u32 PARTS = HALF ? (BF16 ? 2 : 1) : BF16 ? 3 : 2;
+  /// Whether the greatest magnitude of a row must be known: bf16 parts need no factor.
   static constexpr bool GREATEST = HALF || ROW || !BF16;
 };
 
@@ -114,38 +114,47 @@ __device__ __forceinline__ float2 power_of_row(float greatest) {
   return make_float2(__uint_as_float((268u - e) << 23), __uint_as_float((e - 14u) << 23));
 }
 
+/// Rounding to q8x32 by a greatest magnitude: the integers times their scale, as they are where another launch has rounded.
+struct BlockRounding {
+  float d, inverse;
+
+  __device__ __forceinline__ BlockRounding(float greatest) : d(0.0f), inverse(0.0f) {
+    if (greatest >= 127.0f * 0x1p-126f) d = greatest / 127.0f, inverse = 127.0f / greatest;
+  }
+  __device__ __forceinline__ float operator()(float v) const { return rintf(v * inverse) * d; }
+  __device__ __forceinline__ float4 operator()(float4 v) const { return make_float4((*this)(v.x), (*this)(v.y), (*this)(v.z), (*this)(v.w)); }
+};
+
+/// The least magnitude that a scale of a row is made of.
+constexpr float ROW_SMALLEST = 1e-5f;
+
 /// The rounding of x and its cut into parts: what multiplies a row before, and its sums afterwards.
 template <class F, class X> struct Cutter {
   typedef Operand<F, X> O;
-  float up, down;
+  float up, down, greatest;
 
-  __device__ __forceinline__ Cutter(float greatest) {
-    if constexpr (O::ROW) {
-      greatest = fmaxf(greatest, 1e-5f);
-      up = 127.0f / greatest, down = greatest / 127.0f;
-    } else if constexpr (O::GREATEST) {
-      const float2 power = power_of_row(greatest);
+  /// `row` is the greatest magnitude of the row.
+  __device__ __forceinline__ Cutter(float row) : up(1.0f), down(1.0f), greatest(O::ROW ? fmaxf(row, ROW_SMALLEST) : row) {
+    if constexpr (O::HALF || !O::BF16) {
+      // Of what is rounded to integers, the greatest after rounding: a row that is rounded before has no other.
+      const float2 power = power_of_row(O::ROW || O::BLOCK ? BlockRounding(greatest)(row) : row);
       up = power.x, down = power.y;
-    } else {
-      up = down = 1.0f;
     }
   }
 
-  /// Rounds to q8x32 with a scale of 32 columns, which eight lanes hold.
-  static __device__ __forceinline__ float4 round_block(float4 v) {
-    float greatest = greatest_of(v);
+  /// Rounds four columns; a scale serves 32 columns, which eight lanes hold, or the row.
+  __device__ __forceinline__ float4 rounded(float4 v) const {
+    if constexpr (O::ROW) return BlockRounding(greatest)(v);
+    float block = greatest_of(v);
 #pragma unroll
-    for (u32 step = 4; step; step >>= 1) greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, step));
-    if (greatest < 127.0f * 0x1p-126f) return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    const float d = greatest / 127.0f, inverse = 127.0f / greatest;
-    return make_float4(rintf(v.x * inverse) * d, rintf(v.y * inverse) * d, rintf(v.z * inverse) * d, rintf(v.w * inverse) * d);
+    for (u32 step = 4; step; step >>= 1) block = fmaxf(block, __shfl_xor_sync(0xffffffffu, block, step));
+    return BlockRounding(block)(v);
   }
 
   /// The parts of four columns, each two words. All lanes of a warp take part.
   __device__ __forceinline__ void cut(float4 v, uint2 (&parts)[O::PARTS]) const {
-    if constexpr (O::BLOCK) v = round_block(v);
+    if constexpr (O::BLOCK || O::ROW) v = rounded(v);
     v = make_float4(v.x * up, v.y * up, v.z * up, v.w * up);
-    if constexpr (O::ROW) v = make_float4(rintf(v.x), rintf(v.y), rintf(v.z), rintf(v.w));
     if constexpr (O::HALF && O::BF16) {
       const float2 low = f16x2_to_float2(float2_to_f16x2(v.x, v.y)), high = f16x2_to_float2(float2_to_f16x2(v.z, v.w));
       v = make_float4(low.x, low.y, high.x, high.y);

@@ -23,7 +23,7 @@ struct Occupancy {
   static constexpr bool SUPER = D::UNIT_CHUNKS >= 4, MANY_SCALES = D::GROUP_TILES == 2 || D::HAS_MINIMUM;
   static constexpr bool ZEROED = D::UNIT_SCALE_BYTES > 0 && D::UNIT_SCALE_BYTES % 48 == 0;
   static constexpr u32 FEW = SUPER ? 1 : MANY_SCALES || ZEROED || D::CODE_WORDS > 4 ? 2 : 3;
-  static constexpr u32 NARROW = SUPER ? 0 : D::HAS_MINIMUM ? 1 : 2, MANY = SUPER && D::HAS_MINIMUM ? 0 : 1;
+  static constexpr u32 NARROW = SUPER && __CUDA_ARCH__ < 900 ? 0 : SUPER || D::HAS_MINIMUM ? 1 : 2, MANY = SUPER && D::HAS_MINIMUM ? 0 : 1;
 };
 
 /// Pairs of token and slot, pair = token * slots + slot, and the matrix each meets.

@@ -281,8 +281,12 @@ template <class F, u32 PARTS, u32 N_TILES> struct Gemm {
   static __device__ __forceinline__ u32 walk_token(u32 step) { return step / 4 * 8 + step % 4 + threadIdx.x % 32 / 16 * 4; }
 };
 
-/// Token tiles of a block: eight, or as many as leave room for two stages of the weights.
+/// Token tiles of a block: eight, or as many as leave room for two stages of the weights, and registers: sums of x beside the products, and scales of
+/// short groups beside several parts of x, leave them for fewer.
 template <class F, u32 PARTS> constexpr u32 token_tiles() {
+  constexpr u32 GROUP = Dequant<F>::GROUP_TILES;
+  if (PARTS > 1 && GROUP == 1) return 2;
+  if (Dequant<F>::HAS_MINIMUM || (PARTS > 1 && GROUP == 2)) return 4;
   constexpr u32 FIXED = 2 * 8 * (Dequant<F>::CODE_BYTES + Dequant<F>::UNIT_SCALE_BYTES), TILE = 2 * PARTS * 1024 + 4096;
   return FIXED + 8 * TILE <= 98 * 1024 ? 8 : FIXED + 4 * TILE <= 98 * 1024 ? 4 : 2;
 }

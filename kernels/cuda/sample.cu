@@ -10,10 +10,10 @@
 __device__ __forceinline__ void mask_row(const SampleParams &p, u64 row, float *scores) {
   const float *logits = p.logits + row * p.vocab;
   const unsigned *allowed = p.allowed + row * ((p.vocab + 31) / 32);
-  for (u32 id = threadIdx.x; id < p.vocab; id += blockDim.x) {
+  for_row(logits, p.vocab, [&](u32 id, float logit) {
     const bool is_allowed = !p.allowed || allowed[id / 32] >> id % 32 & 1;
-    scores[id] = is_allowed ? logits[id] : logits[id] + __uint_as_float(0xff800000u);
-  }
+    scores[id] = is_allowed ? logit : logit + __uint_as_float(0xff800000u);
+  });
   __syncthreads();
 }
 
@@ -34,7 +34,8 @@ __device__ __forceinline__ u32 penalise_row(const SampleParams &p, u64 row, cons
   return unknown;
 }
 
-KERNEL(sample, SampleParams, SAMPLE_THREADS) {
+// One block an SM is enough: with more in mind the assembler takes fewer registers than the row needs.
+KERNEL(sample, SampleParams, SAMPLE_THREADS, 1) {
   __shared__ SampleMemory memory;
   const u64 row = blockIdx.x;
   const float *logits = p.logits + row * p.vocab;

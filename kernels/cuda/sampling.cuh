@@ -14,8 +14,10 @@
 #define MASS_BITS 42
 /// Tokens that are gathered in shared memory.
 #define GATHERED 4096
-/// Most threads of a block.
-#define SAMPLE_THREADS 1024
+/// Most threads of a block. With twice as many there are not enough registers.
+#define SAMPLE_THREADS 512
+/// Loads of a thread that are under way together.
+#define SAMPLE_LOADS 8
 
 /// Instead of a token.
 enum NoToken { INVALID_LOGIT = -1, NOTHING_ALLOWED = -2, UNKNOWN_TOKEN = -3 };
@@ -67,6 +69,23 @@ struct Cut {
   u32 order, ties, inside;
 };
 
+/// Calls body(id, value) for all values of a row, spread over the block.
+template <class Body> __device__ __forceinline__ void for_row(const float *row, u32 count, const Body &body) {
+  for (u32 base = threadIdx.x; base < count; base += SAMPLE_LOADS * blockDim.x) {
+    float values[SAMPLE_LOADS];
+#pragma unroll
+    for (u32 i = 0; i < SAMPLE_LOADS; i++) {
+      const u32 id = base + i * blockDim.x;
+      values[i] = id < count ? row[id] : 0.0f;
+    }
+#pragma unroll
+    for (u32 i = 0; i < SAMPLE_LOADS; i++) {
+      const u32 id = base + i * blockDim.x;
+      if (id < count) body(id, values[i]);
+    }
+  }
+}
+
 /// A block at work on a row.
 struct Sampler {
   SampleMemory &memory;
@@ -97,13 +116,13 @@ struct Sampler {
   /// The greatest order, 0xffffffff for NaN and +infinity, in the upper word, and in the lower one the complement of its lowest id.
   __device__ __forceinline__ u64 largest(const float *row) {
     u64 best = 0;
-    for (u32 id = threadIdx.x; id < vocab; id += blockDim.x) {
+    for_row(row, vocab, [&](u32 id, float value) {
       // Zeros of either sign are equal.
-      const float score = row[id] + 0.0f;
+      const float score = value + 0.0f;
       const u32 order = score < __uint_as_float(0x7f800000u) ? order_of(score) : 0xffffffffu;
       const u64 here = (u64)order << 32 | ~id;
       best = here > best ? here : best;
-    }
+    });
     best = largest_in_warp(best);
     if (threadIdx.x % 32 == 0) memory.tallies[turn][threadIdx.x / 32].mass = best;
     __syncthreads();
@@ -125,10 +144,9 @@ struct Sampler {
   /// The mass of a row whose scores have an order above `order`.
   template <class Measure> __device__ __forceinline__ u64 mass_above(const float *row, u32 order, const Measure &measure) {
     u64 mass = 0;
-    for (u32 id = threadIdx.x; id < vocab; id += blockDim.x) {
-      const float score = row[id];
+    for_row(row, vocab, [&](u32, float score) {
       if (order_of(score) > order) mass += measure(score);
-    }
+    });
     return total({mass, 0}).mass;
   }
 
@@ -140,10 +158,10 @@ struct Sampler {
   __device__ __forceinline__ void gather(u32 low, u32 high) {
     if (threadIdx.x == 0) memory.gathered = 0;
     __syncthreads();
-    for (u32 id = threadIdx.x; id < vocab; id += blockDim.x) {
-      const u32 order = order_of(scores[id]);
+    for_row(scores, vocab, [&](u32, float score) {
+      const u32 order = order_of(score);
       if (order >= low && order < high) memory.orders[atomicAdd(&memory.gathered, 1u)] = order;
-    }
+    });
     __syncthreads();
   }
 
@@ -160,12 +178,16 @@ struct Sampler {
       }
       const u32 middle = low + (high - low) / 2;
       Tally v = {0, 0};
-      for (u32 i = threadIdx.x; i < (gathered ? gathered : vocab); i += blockDim.x) {
-        const u32 order = gathered ? memory.orders[i] : order_of(scores[i]);
+      const auto count = [&](u32 order) {
         if (order >= middle && order < high) {
           v.mass += measure(value_of(order));
           v.count++;
         }
+      };
+      if (gathered) {
+        for (u32 i = threadIdx.x; i < gathered; i += blockDim.x) count(memory.orders[i]);
+      } else {
+        for_row(scores, vocab, [&](u32, float score) { count(order_of(score)); });
       }
       v = total(v);
       if (above + v.mass >= need) {
@@ -190,6 +212,7 @@ struct Sampler {
     const u32 run = (vocab + warps * 32 - 1) / (warps * 32) * 32, first = warp * run;
     const u32 end = first + run < vocab ? first + run : vocab;
     Tally mine = {0, 0};
+#pragma unroll 4
     for (u32 id = first + lane; id < end; id += 32) mine.mass += measure(scores[id]);
     mine = in_warp(mine);
     if (lane == 0) memory.tallies[turn][warp] = mine;

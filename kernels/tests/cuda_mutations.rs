@@ -338,6 +338,12 @@ const BUGS_IN_PRODUCTS_OF_FEW_TOKENS: &[Mutation] = &[
     Mutation("weights without the last scales", MatmulFew, Bug::Short("w", 128), By::Check(Kind::OutOfBounds)),
     Mutation("x that nobody wrote", ProjectFew, Bug::Withheld("x"), By::Check(Kind::Uninitialised)),
     Mutation("a result that must not be written", ProjectFew, Bug::ReadOnly("out"), By::Check(Kind::ReadOnlyWrite)),
+    Mutation(
+        "lanes do not wait for what their warp stages",
+        ProjectFew,
+        text("activations.cuh", "    }\n  }\n  __syncwarp();", "    }\n  }"),
+        By::Check(Kind::SharedRace),
+    ),
 ];
 
 const BUGS_IN_PRODUCTS_OF_MANY_TOKENS: &[Mutation] = &[
@@ -532,6 +538,16 @@ const BUGS_IN_PRODUCTS_WITH_EXPERTS: &[Mutation] = &[
         ),
         By::Values,
     ),
+    Mutation(
+        "sums of the lanes of a warp are read at once",
+        GroupedMany,
+        text(
+            "product_gemm.cuh",
+            "tokens[PITCH + 8] = total[n][3] * odd;\n    }\n    __syncwarp();",
+            "tokens[PITCH + 8] = total[n][3] * odd;\n    }",
+        ),
+        By::Check(Kind::SharedRace),
+    ),
 ];
 
 const BUGS_IN_ATTENTION: &[Mutation] = &[
@@ -625,6 +641,16 @@ const BUGS_IN_ATTENTION: &[Mutation] = &[
         text("attention_tiles.cuh", "if (ends) return run + __ffs(ends) - 1;", "if (ends) return run + __ffs(ends);"),
         By::Check(Kind::GlobalRace),
     ),
+    Mutation(
+        "lanes do not wait for the copies of their warp",
+        Segments,
+        text(
+            "attention_segments.cuh",
+            "wait_async<SEGMENT_RING - 1>();\n  __syncwarp();",
+            "wait_async<SEGMENT_RING - 1>();",
+        ),
+        By::Check(Kind::SharedRace),
+    ),
 ];
 
 const BUGS_IN_HEADS_AND_ROWS: &[Mutation] = &[
@@ -701,12 +727,12 @@ const BUGS_IN_HEADS_AND_ROWS: &[Mutation] = &[
         By::Check(Kind::DivergentBarrier),
     ),
     Mutation(
-        "half a warp is not summed",
+        "the sums of eight lanes count as those of all",
         RmsNorm,
         text(
             "reduce.cuh",
             "for (u32 step = 16; step; step >>= 1) v += __shfl",
-            "for (u32 step = 8; step; step >>= 1) v += __shfl",
+            "for (u32 step = 4; step; step >>= 1) v += __shfl",
         ),
         By::Values,
     ),
@@ -767,6 +793,22 @@ const BUGS_IN_HEADS_AND_ROWS: &[Mutation] = &[
         By::Check(Kind::MissingBarrier),
     ),
     Mutation("a block too few", ScaleRows, Bug::Launch(|launches| launches[0].grid[0] -= 1), By::Values),
+    Mutation(
+        "pairs of a head are turned before they are there",
+        QkvFew,
+        text(
+            "head_finish.cuh",
+            "__syncwarp();\n    for (u32 i = lane(); i < p.pairs",
+            "for (u32 i = lane(); i < p.pairs",
+        ),
+        By::Check(Kind::SharedRace),
+    ),
+    Mutation(
+        "experts are weighed before they are there",
+        Route,
+        text("route.cuh", "(int)index_of(last);\n  }\n  __syncwarp();", "(int)index_of(last);\n  }"),
+        By::Check(Kind::SharedRace),
+    ),
 ];
 
 #[test]

@@ -11,7 +11,8 @@ pub enum Kind {
     Misaligned,
     /// A read of bytes that nobody wrote.
     Uninitialised,
-    /// Two warps of a block touch a word of shared memory, one writes, and no barrier lies between.
+    /// Two warps of a block touch a word of shared memory, one writes, and no barrier lies between; or a lane reads what another of its warp
+    /// wrote, with no barrier of the warp between.
     SharedRace,
     /// Two blocks of a launch touch a byte, one writes, and nothing orders them.
     GlobalRace,

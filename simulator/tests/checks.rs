@@ -235,6 +235,21 @@ fn missing_barrier() {
 }
 
 #[test]
+fn race_between_lanes_of_a_warp() {
+    // Each lane reads its neighbour's word.
+    let text = |between: &str| {
+        format!(
+            "{TILE}st.shared.u32 [%r3], %r0;\n{between}\nxor.b32 %r5, %r2, 4; add.s32 %r5, %r1, %r5;\nld.shared.u32 %r4, [%r5];"
+        )
+    };
+    pair(Kind::SharedRace, ONE_WARP, &text("vote.sync.ballot.b32 %r6, %p1, -1;"), &text("bar.warp.sync -1;"));
+    pair(Kind::SharedRace, ONE_WARP, &text(""), &text("bar.sync 0;"));
+    // Its own word a lane may read at once.
+    let own = format!("{TILE}st.shared.u32 [%r3], %r0;\nld.shared.u32 %r4, [%r3];");
+    assert!(run_body(&own, 1, 32, 128, true).unwrap().0.findings.is_empty());
+}
+
+#[test]
 fn shuffle_from_an_inactive_lane() {
     let half = "setp.lt.u32 %p1, %r0, 16;\n@!%p1 bra SKIP;\n";
     pair(
@@ -276,7 +291,7 @@ fn copy_in_flight() {
         // Written beforehand, so that the bytes are initialised.
         &format!("{TILE}st.shared.u32 [%r3], %r0;\n{}ld.shared.u32 %r4, [%r3];", copy.replace(TILE, "")),
         &format!(
-            "{TILE}st.shared.u32 [%r3], %r0;\n{}cp.async.wait_group 0;\nld.shared.u32 %r4, [%r3];",
+            "{TILE}st.shared.u32 [%r3], %r0;\n{}cp.async.wait_group 0; bar.warp.sync -1;\nld.shared.u32 %r4, [%r3];",
             copy.replace(TILE, "")
         ),
     );
@@ -290,7 +305,7 @@ fn copy_in_flight() {
             copy.replace(TILE, "")
         ),
         &format!(
-            "{TILE}st.shared.u32 [%r3], %r0; st.shared.u32 [%r3+512], %r0;\n{}{again}cp.async.wait_group 1;\nld.shared.u32 %r4, [%r3];",
+            "{TILE}st.shared.u32 [%r3], %r0; st.shared.u32 [%r3+512], %r0;\n{}{again}cp.async.wait_group 1; bar.warp.sync -1;\nld.shared.u32 %r4, [%r3];",
             copy.replace(TILE, "")
         ),
     );

@@ -103,9 +103,8 @@ impl Variant {
     pub fn parts(self) -> u32 {
         let bf16 = matches!(self.weights, DType::F32 | DType::BF16);
         match self.form {
-            Form::Row => 1,
             Form::Half => 1 + u32::from(bf16),
-            Form::F32 | Form::Block | Form::Stored => 2 + u32::from(bf16),
+            Form::F32 | Form::Block | Form::Row | Form::Stored => 2 + u32::from(bf16),
         }
     }
 
@@ -142,11 +141,28 @@ impl Variant {
         (codes as u32, scales as u32)
     }
 
-    /// Tokens of a block of the many-token path: 64, or as many as leave room for two stages of the weights.
+    /// Tokens of a block of the many-token path: 64, or as many as leave room for two stages of the weights, and registers.
     pub fn many_tokens(self) -> u32 {
+        let several = self.parts() > 1;
+        if several && self.has_groups_within(16) {
+            return 2 * COLUMNS;
+        }
+        if self.has_minimum() || several && self.has_groups_within(32) {
+            return 4 * COLUMNS;
+        }
         let (codes, scales) = self.tile_bytes();
         let fits = |tiles| 2 * MANY_TILES * (codes + scales) + tiles * (2 * self.parts() * 1024 + 4096) <= MANY_LIMIT;
         COLUMNS * [8, 4].into_iter().find(|tiles| fits(*tiles)).unwrap_or(2)
+    }
+
+    /// Whether the sum of x is multiplied by a minimum.
+    pub fn has_minimum(self) -> bool {
+        matches!(self.weights, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K)
+    }
+
+    /// Whether a scale serves at most so many columns.
+    fn has_groups_within(self, columns: usize) -> bool {
+        ir::quant::format(self.weights).and_then(|f| f.scale_columns()).is_some_and(|group| group <= columns)
     }
 
     /// Dynamic shared memory of a block of the many-token path of so many tokens: the sums of slices and the ring, or the sums that take

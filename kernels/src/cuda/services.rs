@@ -9,7 +9,7 @@ use crate::catalog::SERVICES;
 use crate::cpu::sample::MOST_TOKENS;
 
 /// Most threads of a block that samples: `SAMPLE_THREADS` in `sampling.cuh`.
-const SAMPLE_THREADS: u32 = 1024;
+const SAMPLE_THREADS: u32 = 512;
 
 /// Tokens of a row that a thread has, at least, until the block is as large as it may be. No result depends on it.
 const SAMPLE_TOKENS: u32 = 8;
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn short_rows_have_small_blocks() {
-        assert_eq!([0, 1, 31, 257, 1000, 64_000].map(sample_threads), [32, 32, 32, 32, 128, 1024]);
-        assert_eq!(sample_threads(8192), 1024);
+        assert_eq!([0, 1, 31, 257, 1000, 64_000].map(sample_threads), [32, 32, 32, 32, 128, 512]);
+        assert_eq!(sample_threads(4096), 512);
     }
 }

@@ -88,7 +88,10 @@ pub(super) fn wait(b: &mut Block, w: &mut Warp, groups: u32, mask: u32) {
             let at = copy.to[lane] as usize;
             b.shared[at..at + bytes].copy_from_slice(&copy.data[lane][..bytes]);
             if let Some(shadow) = &mut b.shadow {
-                for_lines(at, bytes, |line, words, _| shadow.land(warp, line, words));
+                for_lines(at, bytes, |line, words, _| {
+                    shadow.land(warp, line, words);
+                    shadow.note_lane(warp, lane, line, words);
+                });
             }
         }
         copy.mask &= !landing;

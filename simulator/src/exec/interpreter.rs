@@ -426,6 +426,9 @@ fn run<const CHECK: bool, const COUNT: bool>(m: &Machine, b: &mut Block, w: &mut
                 if CHECK && named & !mask != 0 {
                     super::warp_ops::divergent(m, b, w, pc, mask);
                 }
+                if let Some(shadow) = &mut b.shadow {
+                    shadow.warp_barrier(w.id as usize);
+                }
             }
             Op::Fence => super::global::fence(m, b, inst.x == 1),
             Op::NanoSleep => {

@@ -46,7 +46,7 @@ pub(super) fn load<const CHECK: bool, const COUNT: bool>(
     let ok = within(m, b, w, &request, b.shared.len() as u64, SHARED_BASE);
     let valid = request.with(ok);
     if CHECK {
-        shared_access::check(m, b, w, &valid, Touch::Read);
+        shared_access::check(m, b, w, &valid, Touch::ReadForAll);
     }
     if COUNT {
         shared_access::count(b, &valid);

@@ -13,6 +13,8 @@ use crate::memory::shared::{LINE, Shadow, SharedFault, for_lines};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Touch {
     Read,
+    /// A read whose words go to other lanes than those that give their addresses.
+    ReadForAll,
     Write,
     Issue,
 }
@@ -20,13 +22,14 @@ pub(super) enum Touch {
 /// Applies `touch` to the bytes of all lanes, neighbours joined, and gives the first fault with its line and words.
 pub(super) fn touch(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch) -> Option<(SharedFault, usize, u32)> {
     let bytes = r.bytes();
-    if r.mask == 0 || (touch == Touch::Read && bytes.is_multiple_of(4) && quick_read(shadow, warp, r)) {
+    let reads = matches!(touch, Touch::Read | Touch::ReadForAll);
+    if r.mask == 0 || (reads && bytes.is_multiple_of(4) && quick_read(shadow, warp, r)) {
         return None;
     }
-    let mut fault = None;
+    let mut fault = by_lanes(shadow, warp, r, touch);
     let mut apply = |line: usize, words: u32, part: Option<u128>| {
         let found = match touch {
-            Touch::Read => shadow.read(warp, line, words, part),
+            Touch::Read | Touch::ReadForAll => shadow.read(warp, line, words, part),
             Touch::Write => shadow.write(warp, line, words, part),
             Touch::Issue => shadow.issue(warp, line, words),
         };
@@ -59,6 +62,27 @@ pub(super) fn touch(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch)
     }
     if let Some((line, words, part)) = joined {
         apply(line, words, part);
+    }
+    fault
+}
+
+/// Notes the lanes of a write, or gives the first lane's word that another wrote a moment before.
+fn by_lanes(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch) -> Option<(SharedFault, usize, u32)> {
+    let mut fault = None;
+    for lane in lanes(r.mask) {
+        for_lines(r.addresses[lane] as usize, r.bytes(), |line, words, _| {
+            let found = match touch {
+                Touch::Read => shadow.lane_race(warp, Some(lane), line, words),
+                Touch::ReadForAll => shadow.lane_race(warp, None, line, words),
+                // A copy writes when it lands.
+                Touch::Issue => None,
+                Touch::Write => {
+                    shadow.note_lane(warp, lane, line, words);
+                    None
+                }
+            };
+            fault = fault.or(found.map(|found| (found, line, words)));
+        });
     }
     fault
 }
@@ -121,6 +145,10 @@ fn report(m: &Machine, b: &mut Block, w: &Warp, r: &Request, fault: SharedFault,
             return b.report(m, Kind::Uninitialised, r.pc, w.id * 32 + lane as u32, address, text);
         }
         SharedFault::InFlight => (Kind::InFlightRead, "a cp.async into these bytes has not been waited for".into()),
+        SharedFault::LaneRace { lane } => (
+            Kind::SharedRace,
+            format!("lane {lane} of the same warp wrote it, and no barrier of the warp lies between"),
+        ),
         SharedFault::Race { warp, wrote } => {
             let what = if wrote { "wrote" } else { "read" };
             (Kind::SharedRace, format!("warp {warp} {what} it, and no barrier lies between"))

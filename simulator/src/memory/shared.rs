@@ -4,6 +4,9 @@
 //! A race is a pair of accesses to one word by different warps, one a write, with no barrier between them. Every warp has a vector clock
 //! that barriers join, so a race is found whatever order the warps run in. State is kept for lines of 32 words; a line whose last
 //! conflict lies before the last barrier of the whole block is passed in a few instructions.
+//!
+//! Lanes of a warp race too: what a lane wrote, another may read after a barrier of the warp or block alone. Of each line the writes of the
+//! last warp that wrote to it are known by lane, which misses some of such races and invents none.
 
 /// Bytes of a line.
 pub(crate) const LINE: usize = 128;
@@ -18,6 +21,20 @@ pub(crate) enum SharedFault {
         warp: u32,
         wrote: bool,
     },
+    /// The other lane of the same warp, which wrote.
+    LaneRace {
+        lane: u32,
+    },
+}
+
+/// The words of a line that one warp wrote between two of its barriers, and its lanes that did.
+#[derive(Clone, Copy, Debug, Default)]
+struct LaneWrites {
+    warp: u32,
+    /// Barriers that the warp had passed, from 1.
+    interval: u32,
+    words: u32,
+    lanes: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +67,9 @@ pub(crate) struct Shadow {
     /// `clocks[w][v]`: the last clock of warp v that warp w knows to be over; `clocks[w][w]` is w's own.
     clocks: Vec<Vec<u32>>,
     tick: u32,
+    lane_writes: Vec<LaneWrites>,
+    /// By warp, counted from 1: barriers of its own, of the block, and waits at an mbarrier.
+    intervals: Vec<u32>,
 }
 
 impl Shadow {
@@ -57,7 +77,41 @@ impl Shadow {
         let lines = bytes.div_ceil(LINE);
         let clocks = (0..warps).map(|w| (0..warps).map(|v| u32::from(v == w)).collect()).collect();
         let seen = vec![Seen::default(); lines * warps];
-        Shadow { warps, lines: vec![Line::default(); lines], reads: seen.clone(), writes: seen, clocks, tick: 1 }
+        let lane_writes = vec![LaneWrites::default(); lines];
+        let (lines, intervals) = (vec![Line::default(); lines], vec![1; warps]);
+        Shadow { warps, lines, reads: seen.clone(), writes: seen, clocks, tick: 1, lane_writes, intervals }
+    }
+
+    /// The lanes of a warp met.
+    pub fn warp_barrier(&mut self, warp: usize) {
+        self.intervals[warp] += 1;
+    }
+
+    /// Notes which lane writes words of a line.
+    #[inline]
+    pub fn note_lane(&mut self, warp: usize, lane: usize, line: usize, words: u32) {
+        let (state, interval) = (&mut self.lane_writes[line], self.intervals[warp]);
+        if state.warp != warp as u32 || state.interval != interval {
+            (state.warp, state.interval, state.words) = (warp as u32, interval, 0);
+        }
+        state.words |= words;
+        let mut rest = words;
+        while rest != 0 {
+            state.lanes[rest.trailing_zeros() as usize] = lane as u8;
+            rest &= rest - 1;
+        }
+    }
+
+    /// Whether one of these words was written by a lane other than the reader since the warp's last barrier; without a reader, by any.
+    #[inline]
+    pub fn lane_race(&self, warp: usize, lane: Option<usize>, line: usize, words: u32) -> Option<SharedFault> {
+        let state = &self.lane_writes[line];
+        if state.words & words == 0 || state.warp != warp as u32 || state.interval != self.intervals[warp] {
+            return None;
+        }
+        let of_others = (0..32).filter(|w| state.words & words & (1 << w) != 0).map(|w| state.lanes[w as usize]);
+        let mut of_others = of_others.filter(|writer| lane != Some(usize::from(*writer)));
+        of_others.next().map(|writer| SharedFault::LaneRace { lane: writer.into() })
     }
 
     /// The warps of `mask` met at a barrier; `whole` if they are all warps of the block that still run.
@@ -70,6 +124,7 @@ impl Shadow {
         for &w in &members {
             self.clocks[w].copy_from_slice(&joined);
             self.clocks[w][w] += 1;
+            self.intervals[w] += 1;
         }
         if whole {
             self.tick += 1;
@@ -87,6 +142,7 @@ impl Shadow {
         let own = self.clocks[warp][warp];
         self.clocks[warp].iter_mut().zip(from).for_each(|(c, f)| *c = (*c).max(*f));
         self.clocks[warp][warp] = own;
+        self.warp_barrier(warp);
     }
 
     #[inline]
@@ -103,7 +159,9 @@ impl Shadow {
     #[inline]
     pub fn reader(&mut self, warp: usize) -> Reader<'_> {
         let clock = self.clocks[warp][warp];
-        Reader { lines: &mut self.lines, reads: &mut self.reads, warps: self.warps, warp, clock, tick: self.tick }
+        let (lane_writes, interval) = (&self.lane_writes, self.intervals[warp]);
+        let (lines, reads) = (&mut self.lines, &mut self.reads);
+        Reader { lines, reads, lane_writes, interval, warps: self.warps, warp, clock, tick: self.tick }
     }
 
     /// Notes a read of words of a line; `part` gives the bytes if they are no whole words.
@@ -201,6 +259,8 @@ impl Shadow {
 pub(crate) struct Reader<'a> {
     lines: &'a mut [Line],
     reads: &'a mut [Seen],
+    lane_writes: &'a [LaneWrites],
+    interval: u32,
     warps: usize,
     warp: usize,
     clock: u32,
@@ -218,7 +278,10 @@ impl Reader<'_> {
         }
         let me = 1 << self.warp;
         state.readers |= me;
-        (words & !state.words) | (words & state.in_flight) | (state.writers & !me) == 0
+        let written = &self.lane_writes[line];
+        let mine = written.interval == self.interval && written.warp as usize == self.warp;
+        let written = if mine { written.words & words } else { 0 };
+        (words & !state.words) | (words & state.in_flight) | (state.writers & !me) | written == 0
     }
 }
 
@@ -286,6 +349,22 @@ mod tests {
         shadow.barrier(0b011, false);
         assert_eq!(shadow.read(1, 0, 1, None), None);
         assert_eq!(shadow.read(2, 0, 1, None), Some(SharedFault::Race { warp: 0, wrote: true }));
+    }
+
+    #[test]
+    fn lanes_race_until_a_barrier_of_their_warp() {
+        let mut shadow = Shadow::new(256, 2);
+        shadow.note_lane(0, 3, 1, 0b110);
+        assert_eq!(shadow.lane_race(0, Some(3), 1, 0b110), None);
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010), Some(SharedFault::LaneRace { lane: 3 }));
+        assert_eq!(shadow.lane_race(0, None, 1, 0b100), Some(SharedFault::LaneRace { lane: 3 }));
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b001), None);
+        assert_eq!(shadow.lane_race(0, Some(2), 0, 0b010), None);
+        assert_eq!(shadow.lane_race(1, Some(2), 1, 0b010), None);
+        shadow.warp_barrier(1);
+        assert!(shadow.lane_race(0, Some(2), 1, 0b010).is_some());
+        shadow.warp_barrier(0);
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010), None);
     }
 
     #[test]

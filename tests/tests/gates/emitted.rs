@@ -126,7 +126,7 @@ fn judge((kernel, launches): &Launched, arch: Arch, nvrtc: &CachedNvrtc, nvdisas
             name: kernel.name(),
             entry: (*entry).into(),
             arch,
-            figures: figures.get(*entry).unwrap_or_else(|| panic!("ptxas says nothing of {entry}")).clone(),
+            figures: *figures.get(*entry).unwrap_or_else(|| panic!("ptxas says nothing of {entry}")),
             launch: launch.clone(),
             instructions: function.len(),
             loads: function.weight_loads(),

@@ -44,8 +44,14 @@ pub static EXCEPTIONS: &[Exception] = &[
     Exception {
         gates: &[Gate::InstructionsPerByte, Gate::MatrixShare],
         products: "formats with a minimum (q4_1, q5_1, q4_k, q5_k), f16 activations",
-        fits: |variant, _| has_minimum(variant.weights),
+        fits: |variant, _| variant.has_minimum(),
         reason: "beside the scales of short groups the sum of x is taken on the tensor cores, a second matrix instruction for each of the first",
+    },
+    Exception {
+        gates: &[Gate::InstructionsPerByte],
+        products: "q4z128, a few tokens, f16 activations",
+        fits: |variant, path| path == Path::Few && variant.weights == DType::Q4Z128,
+        reason: "each group has a zero of its own, which is put into place for both rows of a lane",
     },
     Exception {
         gates: &[Gate::WideLoads],
@@ -72,11 +78,6 @@ pub static EXCEPTIONS: &[Exception] = &[
         reason: "32 registers of weights are under way a lane; 16 warps fit an SM all the same",
     },
 ];
-
-/// Formats that multiply the sum of x by a minimum.
-fn has_minimum(weights: DType) -> bool {
-    matches!(weights, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K)
-}
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,22 +176,32 @@ fn instructions_of_tile(variant: Variant) -> f64 {
     let x = variant.parts() as usize;
     let weights = if variant.weights == DType::F32 { 3 } else { 1 };
     let pairs = (0..weights).flat_map(|i| (0..x).map(move |j| i + j)).filter(|order| *order <= 2).count();
-    (pairs + if has_minimum(variant.weights) { x } else { 0 }) as f64
+    (pairs + if variant.has_minimum() { x } else { 0 }) as f64
+}
+
+/// k16 tiles of 16 rows that the tensor loop multiplies.
+fn tiles_of_loop(variant: Variant, path: Path, hmma: usize) -> f64 {
+    let tokens = if path == Path::Few { 1.0 } else { f64::from(variant.many_tokens()) / 8.0 };
+    let tiles = hmma as f64 / (instructions_of_tile(variant) * tokens);
+    // The assembler may take the sum of x, which is the same for both row tiles of a warp, once.
+    let unit = quant::fragments::scale_unit_columns(variant.weights).map_or(8.0, |columns| columns as f64 / 8.0);
+    match variant.has_minimum() && path == Path::Many && tiles % unit != 0.0 {
+        true => tiles * 4.0 / 3.0,
+        false => tiles,
+    }
 }
 
 /// Instructions of the tensor loop for a byte of weights.
 pub fn instructions_per_byte(row: &KernelRow) -> Option<f64> {
     let ((variant, path), tensor_loop) = (product(row)?, row.tensor_loop?);
-    let tokens = if path == Path::Few { 1.0 } else { f64::from(variant.many_tokens()) / 8.0 };
-    let tiles = tensor_loop.hmma as f64 / (instructions_of_tile(variant) * tokens);
+    let tiles = tiles_of_loop(variant, path, tensor_loop.hmma);
     Some(tensor_loop.instructions as f64 / (tiles * code_bits(variant.weights)))
 }
 
 /// Waits at a barrier for each stage of the tensor loop: 64 columns of the warp's two row tiles.
 fn stage_barriers(row: &KernelRow) -> Option<f64> {
-    let ((variant, _), tensor_loop) = (product(row)?, row.tensor_loop?);
-    let stage = instructions_of_tile(variant) * f64::from(variant.many_tokens()) / 8.0 * 4.0 * 2.0;
-    Some(tensor_loop.barriers as f64 * stage / tensor_loop.hmma as f64)
+    let ((variant, path), tensor_loop) = (product(row)?, row.tensor_loop?);
+    Some(tensor_loop.barriers as f64 * 8.0 / tiles_of_loop(variant, path, tensor_loop.hmma))
 }
 
 /// Share of matrix instructions of the tensor loop, in percent.
