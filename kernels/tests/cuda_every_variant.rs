@@ -79,7 +79,7 @@ fn norm(form: &str, number: usize) -> usize {
 fn product(kernel: &str, variant: &str, number: usize, tokens: usize) -> Case {
     let types = split(variant);
     let (rows, cols) = (17 + number % 20, products::columns(types.0, 40 + 7 * (number % 9)));
-    let options = [number % 2 == 0, number % 3 == 0, number % 5 == 0];
+    let options = [2, 3, 5].map(|n| number.is_multiple_of(n));
     let norm = norm(types.1, number);
     match kernel {
         "matmul" => products::product(kernel, types.0, types.1, [tokens, rows, cols]),
