@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use compiler::cost::layer_of;
 use compiler::emit::{BuiltIn, KernelLibrary, entry_figures};
 use compiler::lower::Registry;
 use compiler::pipeline::{CompileOptions, compile_programs};
@@ -60,21 +61,59 @@ pub struct KernelRow {
     pub tensor_loop: Option<Loop>,
 }
 
+/// CUDA launches of one layer of a preset.
+pub struct LayerLaunches {
+    /// The preset.
+    pub preset: &'static str,
+    /// For one token.
+    pub decode: usize,
+    /// For a prompt of 512.
+    pub prompt: usize,
+}
+
+/// Launches that the driver is given for a layer, where a launch of the program may take up to three.
+pub fn layer_launches() -> Vec<LayerLaunches> {
+    let count = |program: &Program| {
+        let layer = program.launches.iter().filter(|launch| layer_of(&launch.label) == Some(1));
+        layer.map(|launch| cuda_launches(program, launch).1.len()).sum()
+    };
+    let presets = ["aix-4b", "llama-3.1-8b"].into_iter();
+    let row = |preset| {
+        let programs = programs_of(preset, "q4g128", Activations::F16, 3);
+        let of = |name: &str| programs.iter().find(|p| p.name == name).map(count).expect("a bucket");
+        LayerLaunches { preset, decode: of("tokens-1"), prompt: of("tokens-512") }
+    };
+    presets.map(row).collect()
+}
+
 fn programs() -> Vec<Program> {
-    let mut all = Vec::new();
-    for (name, formats, activations) in PROGRAMS {
-        let checkpoint = preset(name).expect("a preset").describe(Some(2)).expect("a description");
-        for format in *formats {
-            let options = CompileOptions {
-                quant: QuantOptions { format: format.parse().expect("a format"), ..QuantOptions::default() },
-                max_model_len: Some(4096),
-                ..CompileOptions::new(Target::Cuda(Arch::Sm90), *activations)
-            };
-            let compiled = compile_programs(&checkpoint, &options, &Registry::default()).expect("it compiles");
-            all.extend(compiled.expect("programs").1);
-        }
-    }
-    all
+    let programs = PROGRAMS.iter().flat_map(|(name, formats, activations)| {
+        formats.iter().flat_map(|format| programs_of(name, format, *activations, 2))
+    });
+    programs.collect()
+}
+
+/// The programs of the first layers of a preset.
+fn programs_of(name: &str, format: &str, activations: Activations, layers: u64) -> Vec<Program> {
+    let checkpoint = preset(name).expect("a preset").describe(Some(layers)).expect("a description");
+    let options = CompileOptions {
+        quant: QuantOptions { format: format.parse().expect("a format"), ..QuantOptions::default() },
+        max_model_len: Some(4096),
+        ..CompileOptions::new(Target::Cuda(Arch::Sm90), activations)
+    };
+    let compiled = compile_programs(&checkpoint, &options, &Registry::default()).expect("it compiles");
+    compiled.expect("programs").1
+}
+
+/// What a launch of a program is compiled with and carried out by.
+fn cuda_launches(program: &Program, launch: &ir::program::Launch) -> (Specialisation, Vec<CudaLaunch>) {
+    let params = fill_largest(program, launch).expect("parameters");
+    let specialisation = BuiltIn.specialise(launch, &params);
+    let specialisation = specialisation.unwrap_or_else(|| panic!("{} has no CUDA kernel", launch.kernel));
+    let specialisation = specialisation.unwrap_or_else(|e| panic!("{e}"));
+    let kernel = cuda::lookup(&launch.kernel).expect("a CUDA kernel");
+    // SAFETY: `params` was filled as the struct of this launch's kernel.
+    (specialisation, unsafe { kernel.launches(&launch.variant, params.as_ptr()) })
 }
 
 /// A kernel to compile, and of each entry the launch with the least shared memory.
@@ -157,18 +196,6 @@ fn formats() -> Vec<(Specialisation, CudaLaunch)> {
 
 /// Every launch of the programs.
 fn launches(programs: &[Program]) -> Vec<(Specialisation, CudaLaunch)> {
-    let mut found = Vec::new();
-    for program in programs {
-        for launch in &program.launches {
-            let params = fill_largest(program, launch).expect("parameters");
-            let specialisation = BuiltIn.specialise(launch, &params);
-            let specialisation = specialisation.unwrap_or_else(|| panic!("{} has no CUDA kernel", launch.kernel));
-            let specialisation = specialisation.unwrap_or_else(|e| panic!("{e}"));
-            let kernel = cuda::lookup(&launch.kernel).expect("a CUDA kernel");
-            // SAFETY: `params` was filled as the struct of this launch's kernel.
-            let launches = unsafe { kernel.launches(&launch.variant, params.as_ptr()) };
-            found.extend(launches.into_iter().map(|launch| (specialisation.clone(), launch)));
-        }
-    }
-    found
+    let all = programs.iter().flat_map(|program| program.launches.iter().map(|launch| cuda_launches(program, launch)));
+    all.flat_map(|(specialisation, launches)| launches.into_iter().map(move |l| (specialisation.clone(), l))).collect()
 }

@@ -79,6 +79,12 @@ pub static EXCEPTIONS: &[Exception] = &[
     },
 ];
 
+/// CUDA launches of a layer for one token.
+pub const DECODE_LAUNCHES: usize = 5;
+
+/// CUDA launches of a layer for a prompt: the gate is 9; the page says why it is missed.
+pub const PROMPT_LAUNCHES: usize = 12;
+
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {

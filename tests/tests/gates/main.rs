@@ -26,7 +26,17 @@ fn gates_are_met_and_written_down() {
     let launches = dynamic::rows();
     let violations: Vec<Violation> =
         kernels.iter().flat_map(limits::of_kernel).chain(launches.iter().flat_map(limits::of_launch)).collect();
-    let text = table::page(&kernels, &launches, &violations);
+    let layers = emitted::layer_launches();
+    for row in &layers {
+        assert!(
+            row.decode <= limits::DECODE_LAUNCHES && row.prompt <= limits::PROMPT_LAUNCHES,
+            "{}: {} launches a layer for a token, {} for a prompt",
+            row.preset,
+            row.decode,
+            row.prompt
+        );
+    }
+    let text = table::page(&kernels, &launches, &layers, &violations);
     if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
         std::fs::write(committed(), &text).expect("GATES.md is written");
     }
