@@ -156,17 +156,17 @@ template <class F, class X> struct Cutter {
     if constexpr (O::BLOCK || O::ROW) v = rounded(v);
     v = make_float4(v.x * up, v.y * up, v.z * up, v.w * up);
     if constexpr (O::HALF && O::BF16) {
-      const float2 low = f16x2_to_float2(float2_to_f16x2(v.x, v.y)), high = f16x2_to_float2(float2_to_f16x2(v.z, v.w));
+      const float2 low = f16x2_to_float2(pack_f16(v.x, v.y)), high = f16x2_to_float2(pack_f16(v.z, v.w));
       v = make_float4(low.x, low.y, high.x, high.y);
     }
 #pragma unroll
     for (u32 part = 0; part < O::PARTS; part++) {
       float2 low, high;
       if constexpr (O::BF16) {
-        parts[part] = make_uint2(float2_to_bf16x2(v.x, v.y), float2_to_bf16x2(v.z, v.w));
+        parts[part] = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
         low = bf16x2_to_float2(parts[part].x), high = bf16x2_to_float2(parts[part].y);
       } else {
-        parts[part] = make_uint2(float2_to_f16x2(v.x, v.y), float2_to_f16x2(v.z, v.w));
+        parts[part] = make_uint2(pack_f16(v.x, v.y), pack_f16(v.z, v.w));
         low = f16x2_to_float2(parts[part].x), high = f16x2_to_float2(parts[part].y);
       }
       v = make_float4(v.x - low.x, v.y - low.y, v.z - high.x, v.w - high.y);

@@ -5,7 +5,7 @@
 // of a group, so that weights have the very values the format defines. Formats with a minimum have it multiplied by the sum of x over
 // the group. bf16 and f32 weights are bf16 operands, f32 ones as the sum of three.
 #pragma once
-#include "launch.cuh"
+#include "mma.cuh"
 
 /// One tag a format, by its name in the compiler.
 namespace formats {
@@ -99,20 +99,6 @@ __device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
 __device__ __forceinline__ float2 f16x2_to_float2(u32 v) {
   float2 r;
   asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
-  return r;
-}
-
-/// Two f32 rounded to f16: `low` in the lower half.
-__device__ __forceinline__ u32 float2_to_f16x2(float low, float high) {
-  u32 r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-
-/// Two f32 rounded to bf16: `low` in the lower half.
-__device__ __forceinline__ u32 float2_to_bf16x2(float low, float high) {
-  u32 r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
 
@@ -351,7 +337,7 @@ struct Floats32 : Plain {
       float low = __uint_as_float(w[at]), high = __uint_as_float(w[at + 1]);
 #pragma unroll
       for (u32 part = 0; part < 3; part++) {
-        a[part][j] = float2_to_bf16x2(low, high);
+        a[part][j] = pack_bf16(low, high);
         const float2 taken = bf16x2_to_float2(a[part][j]);
         low -= taken.x, high -= taken.y;
       }
@@ -473,6 +459,4 @@ template <class F> struct Tile {
     const u64 all = code_bytes(cols) + (u64)units(cols) * D::UNIT_SCALE_BYTES + D::ROW_SCALE_BYTES;
     return (all + 127) / 128 * 128;
   }
-  /// Bytes of a matrix of `rows` rows.
-  static __device__ __forceinline__ u64 matrix_bytes(u32 rows, u32 cols) { return (u64)((rows + 15) / 16) * bytes(cols); }
 };
