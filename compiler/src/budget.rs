@@ -5,7 +5,6 @@
 
 use ir::op::PAGE_TOKENS;
 use ir::program::Program;
-use ir::types::DType;
 use kernels::cpu::isa::Isa;
 use kernels::params::{ParamsError, largest_workspace};
 use models::Model;
@@ -15,6 +14,7 @@ use runtime::device::budget::Needs;
 use runtime::device::{DeviceError, DeviceMemory, cpu};
 use runtime::engine::DEFAULT_MODEL_LEN;
 
+pub use crate::kv_type::KvType;
 use crate::package::{self, WeightsError};
 use crate::pipeline::{self, CompileError, CompileOptions};
 use crate::target::Target;
@@ -27,51 +27,6 @@ pub const CUDA_GRAPH_ESTIMATE: u64 = 8 << 20;
 
 /// Threads of the cpu device that an artifact's KV pages leave scratch memory for.
 const COMPILED_THREADS: usize = 16;
-
-/// Bytes of the scale of an int8 vector: one f16 a head.
-const INT8_SCALE_BYTES: u64 = 2;
-
-/// Element type of a KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 16-bit floats.
-    F16,
-    /// 8-bit integers, each vector of a head with an f16 scale.
-    Int8,
-    /// 32-bit floats.
-    F32,
-}
-
-impl KvType {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            KvType::F16 => "f16",
-            KvType::Int8 => "int8",
-            KvType::F32 => "f32",
-        }
-    }
-
-    /// The type of a cache that programs were compiled for.
-    pub fn of(dtype: DType) -> KvType {
-        if dtype == DType::F32 { KvType::F32 } else { KvType::F16 }
-    }
-
-    /// Bytes of one head's vector of `dim` numbers.
-    fn vector_bytes(self, dim: u64) -> u64 {
-        match self {
-            KvType::F16 => dim.saturating_mul(2),
-            KvType::Int8 => dim.saturating_add(INT8_SCALE_BYTES),
-            KvType::F32 => dim.saturating_mul(4),
-        }
-    }
-
-    /// Bytes of one token in `layers` layers.
-    pub fn bytes_per_token(self, kv: KvGeometry, layers: u64) -> u64 {
-        let vectors = kv.planes.saturating_mul(kv.heads).saturating_mul(layers);
-        self.vector_bytes(kv.head_dim).saturating_mul(vectors)
-    }
-}
 
 /// What is asked of a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +234,7 @@ pub fn kv_pages(
     let request = Request { memory, max_model_len: options.max_model_len, sequences: 1 };
     // An artifact does not depend on the machine that compiles it.
     let mut footprint = Footprint::of(&model, &programs, options, Some(COMPILED_THREADS))?;
-    Ok(Some(footprint.require(KvType::of(options.activations.kv_dtype()), &request)?.pages))
+    Ok(Some(footprint.require(options.kv_type(), &request)?.pages))
 }
 
 #[cfg(test)]
@@ -297,16 +252,6 @@ mod tests {
             most_pages: 1 << 24,
             overhead: Overhead::Estimate(1000),
         }
-    }
-
-    #[test]
-    fn bytes_of_a_token_follow_from_the_layout() {
-        let kv = KvGeometry { heads: 4, head_dim: 64, planes: 2 };
-        assert_eq!(KvType::F16.bytes_per_token(kv, 10), 2 * 4 * 10 * 128);
-        assert_eq!(KvType::Int8.bytes_per_token(kv, 10), 2 * 4 * 10 * 66);
-        assert_eq!(KvType::F32.bytes_per_token(kv, 10), 2 * 4 * 10 * 256);
-        let latent = KvGeometry { heads: 1, head_dim: 576, planes: 1 };
-        assert_eq!(KvType::Int8.bytes_per_token(latent, 27), 27 * 578);
     }
 
     #[test]

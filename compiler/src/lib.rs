@@ -4,6 +4,7 @@ pub mod budget;
 pub mod cost;
 pub mod emit;
 pub mod fuse;
+pub mod kv_type;
 pub mod lower;
 pub mod package;
 pub mod pipeline;

@@ -182,11 +182,11 @@ impl fmt::Display for Target {
 /// How matmuls see their activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activations {
-    /// f32 throughout, and an f32 cache: for parity with a reference.
+    /// f32 throughout, and by default an f32 cache: for parity with a reference.
     F32,
-    /// Rounded to f16 under a power of two for each row before products, f32 elsewhere; an f16 cache.
+    /// Rounded to f16 under a power of two for each row before products, f32 elsewhere.
     F16,
-    /// Rounded to 8 bits in blocks of 32 before products with quantised weights, f32 elsewhere; an f16 cache.
+    /// Rounded to 8 bits in blocks of 32 before products with quantised weights, f32 elsewhere.
     Int8,
 }
 
@@ -209,14 +209,6 @@ impl Activations {
             Activations::F32 => "f32",
             Activations::F16 => "f16",
             Activations::Int8 => "int8",
-        }
-    }
-
-    /// Element type of the KV cache.
-    pub fn kv_dtype(self) -> ir::types::DType {
-        match self {
-            Activations::F32 => ir::types::DType::F32,
-            Activations::F16 | Activations::Int8 => ir::types::DType::F16,
         }
     }
 }

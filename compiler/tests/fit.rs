@@ -48,6 +48,20 @@ fn a_preset_is_answered_for_both_caches() {
 }
 
 #[test]
+fn the_cache_asked_for_is_answered_first() {
+    let f16 = report(&["aix-tiny", "--vram", "16MiB", "--threads", "2"]);
+    for option in ["--kv", "--kv-cache-dtype"] {
+        let int8 = report(&["aix-tiny", "--vram", "16MiB", "--threads", "2", option, "int8"]);
+        assert_eq!((int8["kv"][0]["type"].as_str(), int8["kv"][1]["type"].as_str()), (Some("int8"), Some("f16")));
+        assert_eq!(int8["kv_bytes_per_token"], 2 * 2 * 2 * (32 + 2));
+        assert!(int8["kv_pages"].as_u64() > f16["kv_pages"].as_u64());
+    }
+    let output = fit(&["aix-tiny", "--vram", "16MiB", "--kv", "fp8"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && message.contains("there are: f16, int8, f32"), "{message}");
+}
+
+#[test]
 fn quantising_makes_room_and_a_gpu_has_an_estimated_overhead() {
     let pages = |arguments: &[&str]| report(arguments)["kv_pages"].as_u64().unwrap();
     assert!(pages(&["aix-tiny", "--vram", "16MiB", "--quant", "q4g32"]) > pages(&["aix-tiny", "--vram", "16MiB"]));

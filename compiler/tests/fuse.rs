@@ -9,6 +9,7 @@ use compiler::fuse::price::{LaunchCount, takes_launch};
 use compiler::fuse::rules::RULES;
 use compiler::fuse::saturate::Limits;
 use compiler::fuse::{FuseOptions, Fused, Fusion, fuse, fuse_by};
+use compiler::kv_type::KvType;
 use compiler::lower::{Registry, lower};
 use compiler::pipeline::bucket;
 use compiler::quantise::activations::quantise_activations;
@@ -40,7 +41,7 @@ fn imported(folder: &Path, activations: Activations) -> Graph {
 }
 
 fn graph_of(checkpoint: &Checkpoint, activations: Activations) -> Graph {
-    let kv_dtype = activations.kv_dtype();
+    let kv_dtype = KvType::default_for(activations).dtype();
     let options =
         ImportOptions { max_tokens: 512, max_sequences: 8, max_model_len: 64, kv_dtype, trace_routing: false };
     let graph = models::import(checkpoint, &options).expect("a model").graph;
@@ -185,12 +186,11 @@ fn a_decode_step_of_a_layer_takes_five_launches() {
     }
 }
 
-/// Published widths in 4 bits, at which a launch more can be the cheaper choice: it is not, for one token.
+/// Published widths in 4 bits, at which a launch more can be the cheaper choice: it is not, neither for one token nor for a prompt.
 #[test]
-fn models_of_published_widths_take_five_launches_to_decode_on_every_gpu() {
+fn models_of_published_widths_take_five_launches_a_layer_on_every_gpu() {
     let (registry, fusion) = (Registry::default(), Fusion::Full);
-    // Gemma's layers have four norms: the two that follow a block are launches of their own.
-    for preset in PRESETS.iter().filter(|p| !p.name.starts_with("gemma")) {
+    for preset in PRESETS {
         let graph = graph_of(&preset.describe(Some(3)).expect("a checkpoint"), Activations::F32);
         let quant = QuantOptions { format: "q4g128".parse().expect("a format"), ..QuantOptions::default() };
         let graph = assign::apply(&graph, &assign::assign(&graph, &quant)).expect("a graph");
@@ -202,9 +202,10 @@ fn models_of_published_widths_take_five_launches_to_decode_on_every_gpu() {
             let middle: Vec<usize> = fused.graphs.iter().map(|g| launches(g)[&1]).collect();
             // The partial sums of 128 experts, which every block would add up, cost an RTX 3090 more than a launch for them.
             let router_apart = (preset.name, target.name()) == ("qwen3-30b-a3b", "sm_86");
-            let most = if router_apart { 6 } else { 5 };
+            // Gemma's layers have four norms: the two that follow a block are launches of their own.
+            let most = if preset.name.starts_with("gemma") { 7 } else { 5 + usize::from(router_apart) };
             assert!(
-                middle[0] <= most && middle[3] <= 9,
+                middle[0] <= most && middle[3] <= most,
                 "{} {target}: {middle:?} {:?}",
                 preset.name,
                 ops(&fused.graphs[3])

@@ -8,7 +8,7 @@ mod shapes;
 
 use crate::expand;
 use crate::graph::Node;
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 use shapes::*;
 
 /// The value of an attribute.
@@ -202,7 +202,7 @@ op_table! {
     /// token `t` uses row `tables[t]`.
     Rope = "rope" ("x", "positions", "inv_freq", "tables"; 1) ["interleaved": AttrKind::Bool, "scale": AttrKind::Float] rope;
     /// Writes keys and values `[T, kv_heads, D]` to their slots of a paged cache `[N, 2, kv_heads, 16, D]`, or keys alone to one of
-    /// `[N, 1, kv_heads, 16, D]`; gives the cache after.
+    /// `[N, 1, kv_heads, 16, D]`, each row `D` rounded as the cache's type says ([`KV_TYPES`]); gives the cache after.
     KvAppend = "kv_append" ("kv", "k", "positions", "sequences", "page_table", "v"; 1) [] kv_append;
     /// Causal attention of `q[T, heads, D]` over a sequence's cached positions `0..=positions[t]`, of which a positive `window`
     /// sees only the last so many; a positive `softcap` bounds scores to `softcap · tanh(score / softcap)`; `sinks[heads]` are one
@@ -294,6 +294,19 @@ op_table! {
 
 /// Tokens in a KV page.
 pub const PAGE_TOKENS: u64 = 16;
+
+/// Element types of a KV cache, the most exact first.
+pub const KV_TYPES: [DType; 3] = [DType::F32, DType::F16, DType::INT8];
+
+/// Bytes of one layer's page of a cache `[N, planes, kv_heads, 16, head_dim]`: the one definition that compiler, runtime and kernels
+/// share. `None` on overflow and for types that no cache has. A multiple of 16, whatever the shape.
+///
+/// Keys lie `[kv_heads][head_dim][16]`, then values, where there are any, `[kv_heads][16][head_dim]`. Of a cache of [`DType::INT8`] these are
+/// integers, and the scales of their rows follow: `[planes][kv_heads][16]`, f16.
+pub fn page_bytes(dtype: DType, planes: u64, kv_heads: u64, head_dim: u64) -> Option<u64> {
+    let row = KV_TYPES.contains(&dtype).then(|| crate::quant::row_bytes(dtype, head_dim))??;
+    planes.checked_mul(kv_heads)?.checked_mul(PAGE_TOKENS)?.checked_mul(row)
+}
 
 impl Op {
     /// The op's row of the table.

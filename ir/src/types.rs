@@ -49,6 +49,7 @@ dtypes! {
     MXFP4 "mxfp4" "OCP MXFP4: E2M1, a power of two a row and 32 columns.",
     T2 "t2" "Ternary in 2 bits, one f32 scale a row.",
     Q8X32 "q8x32" "Activations: 8 bits, symmetric, blocks of 32 with f32 scale and partial sums.",
+    INT8 "int8" "KV cache: 8 bits, symmetric, an f16 scale a row, which is one head's vector of one token.",
 }
 
 impl DType {

@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::graph::{Graph, Node, NodeKind, ValueId};
 use crate::program::{ALIGNMENT, Access, Arg, Binding, BufferId, Program};
+use crate::quant;
 use crate::types::{DType, Dim, Symbol, TensorType};
 
 /// Where something is wrong.
@@ -105,7 +106,7 @@ pub fn verify_graph(graph: &Graph) -> Result<(), Invalid> {
     let mut names = HashSet::new();
     for (value, node) in graph.values() {
         let place = &Place::of_node(value, node);
-        check_type(&node.ty, &graph.symbols, place, &mut found);
+        check_type(&node.ty, &graph.symbols, place, || readers(graph, value), &mut found);
         if let NodeKind::Op { op, operands, attributes } = &node.kind {
             if let Some(late) = node.given().find(|o| o.0 >= value.0) {
                 found.add(place, format!("operand {late} is not defined before its use"));
@@ -164,7 +165,14 @@ fn is_symbol_name(name: &str) -> bool {
         && !words.contains(&name)
 }
 
-fn check_type(ty: &TensorType, symbols: &[Symbol], place: &Place, found: &mut Findings) {
+/// Checks that there can be a tensor of this type; `readers` says for a message what reads it.
+fn check_type(
+    ty: &TensorType,
+    symbols: &[Symbol],
+    place: &Place,
+    readers: impl FnOnce() -> String,
+    found: &mut Findings,
+) {
     if ty.shape.iter().any(|d| matches!(d, Dim::Sym(id) if id.0 as usize >= symbols.len())) {
         return found.add(place, "the shape has an undeclared symbol");
     }
@@ -172,8 +180,38 @@ fn check_type(ty: &TensorType, symbols: &[Symbol], place: &Place, found: &mut Fi
     if ty.bytes(&bounds).is_none() {
         found.add(
             place,
-            format!("a {} tensor of this shape cannot be: its rows are no whole blocks, or it overflows", ty.dtype),
+            broken_blocks(ty, &bounds, readers)
+                .unwrap_or_else(|| format!("a {} tensor of this shape overflows", ty.dtype)),
         );
+    }
+}
+
+/// What is wrong with rows that a format's blocks do not divide, by numbers, and the way out; `None` if they do.
+fn broken_blocks(ty: &TensorType, symbols: &[u64], readers: impl FnOnce() -> String) -> Option<String> {
+    let dtype = ty.dtype;
+    let Some(cols) = ty.shape.last() else {
+        return Some(format!("a {dtype} tensor needs rows, which a scalar has not"));
+    };
+    let (cols, block) = (cols.value(symbols)?, quant::format(dtype).map_or(1, |format| format.block_len() as u64));
+    if block < 2 || cols % block == 0 {
+        return None;
+    }
+    Some(format!(
+        "rows of {cols} columns are no whole blocks of {dtype}, which have {block}{}: take a multiple of {block} columns, or a format without blocks, as f16",
+        readers()
+    ))
+}
+
+/// The nodes that read a value, as a clause: kernels take whole blocks alone.
+fn readers(graph: &Graph, of: ValueId) -> String {
+    let reading = graph.values().filter(|(_, node)| node.given().any(|operand| operand == of));
+    let named: Vec<String> = reading.map(|(value, node)| Place::of_node(value, node).to_string()).collect();
+    match named.as_slice() {
+        [] => String::new(),
+        [first] => format!("; its reader, {first}, has a kernel for whole blocks alone"),
+        [first, rest @ ..] => {
+            format!("; its readers, {first} and {} more, have kernels for whole blocks alone", rest.len())
+        }
     }
 }
 
@@ -210,7 +248,7 @@ fn check_bindings(kind: &'static str, bindings: &[Binding], symbols: &[Symbol], 
     let mut names = HashSet::new();
     for b in bindings {
         let place = &Place::Binding { kind, name: b.name.clone() };
-        check_type(&b.ty, symbols, place, found);
+        check_type(&b.ty, symbols, place, String::new, found);
         if !names.insert(&b.name) {
             found.add(place, "the name is taken");
         }
@@ -221,7 +259,7 @@ fn check_buffers(program: &Program, found: &mut Findings) {
     let bounds = program.upper_bounds();
     for (i, buffer) in program.buffers.iter().enumerate() {
         let place = Place::Buffer(BufferId(i as u32));
-        check_type(&buffer.ty, &program.symbols, &place, found);
+        check_type(&buffer.ty, &program.symbols, &place, String::new, found);
         if buffer.offset % ALIGNMENT != 0 {
             found.add(&place, format!("offset {} is no multiple of {ALIGNMENT}", buffer.offset));
         }

@@ -168,7 +168,7 @@ fn errors_name_line_and_column() {
     assert_eq!(
         error("graph \"g\" {\n  %0 = input \"ids\" : i31[4]\n}"),
         "line 2, column 22: unknown element type i31; known: f32, f16, bf16, i32, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, q4g64, q4g128, q4z32, \
-         q4z64, q4z128, q8c, f8_e4m3, mxfp4, t2, q8x32"
+         q4z64, q4z128, q8c, f8_e4m3, mxfp4, t2, q8x32, int8"
     );
     assert_eq!(
         error("graph \"g\" {\n  %1 = input \"a\" : f32[]\n}"),

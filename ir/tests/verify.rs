@@ -36,7 +36,8 @@ fn all_violations_of_a_graph_are_listed() {
         [
             "symbol T: the range 5..=4 is empty",
             "symbol read: a symbol's name is a letter, then letters, digits or _, and no word of the text form",
-            "node %1 (w): a q4_0 tensor of this shape cannot be: its rows are no whole blocks, or it overflows",
+            "node %1 (w): rows of 33 columns are no whole blocks of q4_0, which have 32: take a multiple of 32 columns, or a format without \
+             blocks, as f16",
             "node %2 (w): the name is taken",
             "node %3 (matmul layer.q): the widths of x and w differ",
             "node %4 (add): operand %9 is not defined before its use",
@@ -46,6 +47,31 @@ fn all_violations_of_a_graph_are_listed() {
             "output \"y\": %99 is not defined",
         ]
     );
+}
+
+#[test]
+fn what_reads_rows_of_broken_blocks_is_named() {
+    let found = graph_violations(
+        r#"graph "g" {
+          %0 = input "x" : f32[4, 48]
+          %1 = weight "w" : q4_k[32, 48]
+          %2 = matmul(%0, %1) : f32[4, 32] "layers.0.q"
+          %3 = matmul(%0, %1) : f32[4, 32]
+          output "y" %2
+          output "z" %3
+        }"#,
+    );
+    assert_eq!(
+        found,
+        [
+            "node %1 (w): rows of 48 columns are no whole blocks of q4_k, which have 256; its readers, node %2 (matmul layers.0.q) and 1 more, \
+             have kernels for whole blocks alone: take a multiple of 256 columns, or a format without blocks, as f16"
+        ]
+    );
+    let overflows = graph_violations(
+        "graph \"g\" { %0 = input \"x\" : f32[9223372036854775807, 9223372036854775807] output \"y\" %0 }",
+    );
+    assert_eq!(overflows, ["node %0 (x): a f32 tensor of this shape overflows"]);
 }
 
 #[test]

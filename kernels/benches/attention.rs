@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use half::f16;
+use ir::types::DType;
 use kernels::abi::AttentionParams;
 use kernels::cpu::attention;
 use kernels::cpu::isa::Isa;
@@ -50,10 +51,16 @@ fn row(isa: Isa, variant: &str, (heads, kv_heads, dim): (usize, usize, usize)) {
     print!(" {:>8.2} ms {rate:>6.1} GM/s", prefill * 1e3);
     for context in [1024, 8192] {
         let seconds = Launch::new(kernel, variant, (heads, kv_heads, dim), context - 1..context).seconds();
-        let bytes = 2 * context * kv_heads * dim * if variant == "f16" { 2 } else { 4 };
+        let bytes = context / PAGE * page_bytes(variant, kv_heads, dim);
         print!(" {:>8.1} us {:>6.1} GB/s", seconds * 1e6, bytes as f64 / seconds / 1e9);
     }
     println!();
+}
+
+/// Bytes of a page of keys and values.
+fn page_bytes(variant: &str, kv_heads: usize, dim: usize) -> usize {
+    let dtype = DType::from_name(variant);
+    dtype.and_then(|dtype| ir::op::page_bytes(dtype, 2, kv_heads as u64, dim as u64)).unwrap_or(0) as usize
 }
 
 /// A launch over one sequence, its pages in shuffled order.
@@ -79,6 +86,8 @@ impl Launch {
         let value = |i: usize| (i as f32 * 0.731).sin();
         let values = (0..2 * pages * kv_heads * dim * PAGE).map(value);
         let kv = match variant {
+            // Integers, then scales.
+            "int8" => vec![0x11; pages * page_bytes(variant, kv_heads, dim)],
             "f16" => values.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
             _ => values.flat_map(f32::to_le_bytes).collect(),
         };

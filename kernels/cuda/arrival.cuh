@@ -16,3 +16,22 @@ __device__ __forceinline__ bool last_to_arrive(u32 *counter, u32 blocks) {
   __threadfence();
   return last;
 }
+
+/// Zeroes counters for the launch that follows. Called by the whole grid.
+__device__ __forceinline__ void clear_counters(u32 *counters, u64 count) {
+  for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) counters[i] = 0;
+}
+
+/// Of `count` things whose parts several blocks bring, which are complete with this block's part: last[i], in shared memory. A thing has parts(i) parts,
+/// counted by *counter(i), which was zero before the launch and is not asked for where there is one part. What the others wrote of things that are
+/// complete is then readable past the first-level cache. Called by the whole block.
+template <class Parts, class Counter> __device__ __forceinline__ void arrive(u32 count, bool *last, const Parts &parts, const Counter &counter) {
+  __threadfence();
+  __syncthreads();
+  for (u32 i = threadIdx.x; i < count; i += blockDim.x) {
+    const u32 all = parts(i);
+    last[i] = all == 1 || atomicAdd(counter(i), 1) + 1 == all;
+  }
+  __syncthreads();
+  __threadfence();
+}

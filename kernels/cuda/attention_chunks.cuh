@@ -1,7 +1,7 @@
 // Shared memory of attention: queries, and keys and values in chunks of some dimensions of 64 positions, as tensor cores take them.
 //
-// A part is a matrix of 16-bit elements. A cache of f16 needs one part; one of f32 is split into three of bf16, whose sum has the
-// 24 bits of an f32. Keys lie as in a page, [dimension][position], rows of 128 bytes whose 16-byte pieces are exchanged (XOR) so that
+// A part is a matrix of 16-bit elements. A cache of f16 needs one part, and so does one of integers, each rounded to f16 with its scale
+// (attention_loads.cuh); one of f32 is split into three of bf16, whose sum has the 24 bits of an f32. Keys lie as in a page, [dimension][position], rows of 128 bytes whose 16-byte pieces are exchanged (XOR) so that
 // eight rows of one piece touch all banks; values lie [position][dimension] and queries [row][dimension], rows an odd number of 16-byte
 // pieces apart, for the same reason. Latent attention has no values: it reads keys the other way round.
 //
@@ -24,6 +24,7 @@ constexpr u32 divide_up(u32 n, u32 by) { return (n + by - 1) / by; }
 
 constexpr u32 PARTS = parts_of<CACHE>;
 constexpr bool LATENT = VALUE_DIM > 0;
+constexpr u32 PLANES = LATENT ? 1 : 2;                  // of a page
 constexpr u32 COLUMNS = LATENT ? VALUE_DIM : HEAD_DIM;  // dimensions of a value
 constexpr u32 KEY_DIMS = round_up(HEAD_DIM, 16);        // what an mma reduces over
 constexpr u32 VALUE_COLUMNS = round_up(COLUMNS, 8);     // what an mma has side by side
@@ -91,8 +92,7 @@ struct Cached {
 
   /// The page of a position that is present.
   __device__ __forceinline__ const CACHE::Element *page(u32 position) const {
-    const u64 elements = (LATENT ? 1ull : 2ull) * kv_heads * (HEAD_DIM * PAGE_TOKENS);
-    return kv + (u64)(u32)table[position / PAGE_TOKENS] * elements;
+    return kv + (u64)(u32)table[position / PAGE_TOKENS] * page_elements<CACHE>(PLANES, kv_heads, HEAD_DIM);
   }
 
   __device__ __forceinline__ const CACHE::Element *key(u32 position, u32 dimension) const {
@@ -102,68 +102,15 @@ struct Cached {
   __device__ __forceinline__ const CACHE::Element *value(u32 position, u32 dimension) const {
     return page(position) + ((u64)(kv_heads + kv_head) * PAGE_TOKENS + position % PAGE_TOKENS) * HEAD_DIM + dimension;
   }
+
+  /// The scale of a position's key (plane 0) or value (1), and those of the positions after it in its page.
+  __device__ __forceinline__ const u16 *scales(u32 position, u32 plane) const {
+    return page_scales(page(position), PLANES, plane, kv_head, kv_heads, HEAD_DIM) + position % PAGE_TOKENS;
+  }
 };
 
 /// Where the 16-byte piece of 8 positions of a dimension lies in a chunk of keys.
 __device__ __forceinline__ u32 key_piece(u32 dimension, u32 piece) { return dimension * KEY_ROW + (piece ^ dimension % 8) * 16; }
-
-/// Begins to load chunk `chunk` of a unit's keys; `thread` of `threads`, a multiple of 16, take part.
-template <u32 CHUNK>
-__device__ __forceinline__ void load_keys(u32 stage, const Cached &cached, u32 unit, u32 chunk, u32 thread, u32 threads) {
-  constexpr u32 PIECE = PARTS == 1 ? 8 : 4;  // positions in 16 bytes of a page
-  const u32 pieces = min(CHUNK, KEY_DIMS - chunk * CHUNK) * (UNIT / PIECE);
-  const u32 column = thread % (UNIT / PIECE), position = unit * UNIT + column * PIECE;
-  const u32 present = cached.present(position, PIECE);
-  const CACHE::Element *from = present ? cached.key(position, chunk * CHUNK) : cached.kv;
-  for (u32 i = thread; i < pieces; i += threads) {
-    const u32 d = i / (UNIT / PIECE), here = chunk * CHUNK + d < HEAD_DIM ? present : 0;
-    const CACHE::Element *at = here ? from + d * PAGE_TOKENS : cached.kv;
-    if constexpr (PARTS == 1) {
-      copy_async_16(stage + key_piece(d, column), at, 2 * here);
-    } else {
-      float v[4];
-#pragma unroll
-      for (u32 j = 0; j < 4; j++) v[j] = j < here ? at[j] : 0.0f;
-      const u32 to = stage + key_piece(d, column / 2) + column % 2 * 8;
-      store_parts<PARTS>(to, Chunks<CHUNK>::KEY_PART, v[0], v[1]);
-      store_parts<PARTS>(to + 4, Chunks<CHUNK>::KEY_PART, v[2], v[3]);
-    }
-  }
-}
-
-/// Begins to load chunk `chunk` of a unit's values, which latent attention has not.
-template <u32 CHUNK>
-__device__ __forceinline__ void load_values(u32 stage, const Cached &cached, u32 unit, u32 chunk, u32 thread, u32 threads) {
-  // Rows of pages are aligned to 16 bytes only if the dimension is a multiple of 8.
-  constexpr u32 PIECE = PARTS == 1 && HEAD_DIM % 8 == 0 ? 8 : 2;  // columns
-  constexpr u32 PIECES = CHUNK / PIECE;
-  for (u32 i = thread; i < UNIT * PIECES; i += threads) {
-    const u32 row = i / PIECES, c = i % PIECES * PIECE, column = chunk * CHUNK + c;
-    if (column >= VALUE_COLUMNS) continue;
-    const u32 position = unit * UNIT + row;
-    const bool here = column < COLUMNS && cached.present(position, 1);
-    const CACHE::Element *at = here ? cached.value(position, column) : cached.kv;
-    const u32 to = stage + row * Chunks<CHUNK>::VALUE_ROW + 2 * c;
-    if constexpr (PARTS > 1) {
-      store_parts<PARTS>(to, Chunks<CHUNK>::VALUE_PART, here ? at[0] : 0.0f, here ? at[1] : 0.0f);
-    } else if constexpr (PIECE == 8) {
-      copy_async_16(to, at, here ? 16 : 0);
-    } else {
-      copy_async_4(to, at, here ? 4 : 0);
-    }
-  }
-}
-
-/// Begins to load chunk `index` of a unit: its chunks of keys, then those of values.
-template <u32 CHUNK>
-__device__ __forceinline__ void load_chunk(u32 stage, const Cached &cached, u32 unit, u32 index, u32 thread, u32 threads) {
-  constexpr u32 KEYS = Chunks<CHUNK>::KEYS;
-  if (LATENT || index < KEYS) {
-    load_keys<CHUNK>(stage, cached, unit, index < KEYS ? index : index - KEYS, thread, threads);
-  } else {
-    load_values<CHUNK>(stage, cached, unit, index - KEYS, thread, threads);
-  }
-}
 
 /// Rows of a tile: query heads of one KV head, of consecutive tokens. Row r is head r % HEADS of token r / HEADS.
 template <u32 ROWS> struct Rows {

@@ -2,6 +2,7 @@
 // warp, each warp with a ring of its own. Segments meet in the workspace, where the block that arrives last folds them in order.
 #pragma once
 #include "arrival.cuh"
+#include "attention_loads.cuh"
 #include "attention_unit.cuh"
 
 #if !defined(SEGMENT_CHUNK) || !defined(SEGMENT_RING) || !defined(SEGMENT_SHARED) || !defined(COUNTER_BYTES)

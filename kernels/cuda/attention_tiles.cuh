@@ -2,6 +2,7 @@
 // the units they see, chunks of keys and values in a ring of shared memory that all its warps share. Wide values are divided between
 // COLUMN_PARTS warps a row tile, which divide the scores too and exchange them.
 #pragma once
+#include "attention_loads.cuh"
 #include "attention_unit.cuh"
 
 #if !defined(TILE_ROWS) || !defined(COLUMN_PARTS) || !defined(TILE_CHUNK) || !defined(TILE_RING) || !defined(TILE_SHARED)

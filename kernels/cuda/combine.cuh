@@ -2,12 +2,17 @@
 #pragma once
 #include "panel_sums.cuh"
 
-/// Column `col` of sum_j weights[j] * y[j, :], with y [slots, cols].
-__device__ __forceinline__ float weighed_sum(const float *y, const float *weights, u32 slots, u32 cols, u32 col) {
+/// sum_j weights[j] * y(j).
+template <class Y> __device__ __forceinline__ float weighed_sum(const float *weights, u32 slots, const Y &y) {
   float sum = 0.0f;
 #pragma unroll 4
-  for (u32 slot = 0; slot < slots; slot++) sum = fmaf(weights[slot], y[(u64)slot * cols + col], sum);
+  for (u32 slot = 0; slot < slots; slot++) sum = fmaf(weights[slot], y(slot), sum);
   return sum;
+}
+
+/// Column `col` of sum_j weights[j] * y[j, :], with y [slots, cols].
+__device__ __forceinline__ float weighed_sum(const float *y, const float *weights, u32 slots, u32 cols, u32 col) {
+  return weighed_sum(weights, slots, [=](u32 slot) { return y[(u64)slot * cols + col]; });
 }
 
 /// Where a branch of the residual stream ends: out = factor * y + residual, product and sum rounded each, and the squares of out by

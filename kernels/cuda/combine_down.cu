@@ -2,7 +2,8 @@
 //
 // Few tokens: one reduction of length slots * cols a row. A block has row tiles of all the token's experts; its slots are the columns of the mma, of which
 // each matrix needs its own. Many tokens: combine_down_prepare, then combine_down_many or _narrow, which leave the experts' results in the
-// workspace, then combine_down_add.
+// workspace; the block that brings the last result of a token for its rows adds them up, in the order of slots whoever comes last.
+#include "arrival.cuh"
 #include "combine.cuh"
 #include "grouped_product.cuh"
 
@@ -52,30 +53,56 @@ KERNEL(combine_down_few, CombineDownParams, 256, Occupancy::FEW) {
   }
 }
 
+/// What the blocks of many tokens leave to each other in the workspace: results of the experts [pair][row], and how many of a token are there,
+/// [token][block of rows].
+struct Results {
+  static constexpr u32 BLOCK_ROWS = 16 * SLICES;
+
+  float *first;
+  u32 *counters;
+  u32 row_blocks;
+
+  __device__ __forceinline__ Results(const GroupedProduct &product, u8 *workspace)
+      : first((float *)product.space(workspace).rest), counters((u32 *)(first + (u64)product.pairs.count() * product.rows)),
+        row_blocks((product.rows + BLOCK_ROWS - 1) / BLOCK_ROWS) {}
+
+  /// Ends the tokens of which this block brought the last result. Half the block has a token.
+  template <class Pairs> __device__ __forceinline__ void end(const CombineDownParams &p, const Pairs &mine, bool *last) const {
+    const auto token = [&](u32 i) { return (u64)mine.pairs[i] / p.slots; };
+    arrive(mine.count, last, [&](u32) { return p.slots; }, [&](u32 i) { return counters + token(i) * row_blocks + blockIdx.y; });
+    const u32 row = blockIdx.y * BLOCK_ROWS + threadIdx.x % BLOCK_ROWS;
+    for (u32 i = threadIdx.x / BLOCK_ROWS; i < mine.count; i += 32 * SLICES / BLOCK_ROWS) {
+      if (!last[i]) continue;
+      const float *y = first + token(i) * p.slots * p.rows + row;
+      const float *weights = p.weights + token(i) * p.slots;
+      const float sum = row < p.rows ? weighed_sum(weights, p.slots, [&](u32 slot) { return __ldcg(y + (u64)slot * p.rows); }) : 0.0f;
+      end_of(p, token(i)).add(sum, row);
+    }
+  }
+};
+
 KERNEL(combine_down_prepare, CombineDownParams, 256) {
   extern __shared__ __align__(128) u8 memory[];
-  product_of(p).prepare(memory, workspace);
+  const GroupedProduct product = product_of(p);
+  const Results results(product, workspace);
+  wait_for_inputs();
+  clear_counters(results.counters, (u64)p.tokens * results.row_blocks);
+  product.prepare(memory, workspace);
+}
+
+template <u32 N_TILES> static __device__ __forceinline__ void multiply_many(const CombineDownParams &p, u8 *memory, u8 *workspace) {
+  __shared__ bool last[8 * N_TILES];
+  const GroupedProduct product = product_of(p);
+  const Results results(product, workspace);
+  product.many<N_TILES>(memory, workspace, results.first, [&](const auto &mine) { results.end(p, mine, last); });
 }
 
 KERNEL(combine_down_many, CombineDownParams, 256, Occupancy::MANY) {
   extern __shared__ __align__(128) u8 memory[];
-  const GroupedProduct product = product_of(p);
-  product.many<token_tiles<WEIGHT, PARTS>()>(memory, workspace, (float *)product.space(workspace).rest);
+  multiply_many<token_tiles<WEIGHT, PARTS>()>(p, memory, workspace);
 }
 
 KERNEL(combine_down_narrow, CombineDownParams, 256, Occupancy::NARROW) {
   extern __shared__ __align__(128) u8 memory[];
-  const GroupedProduct product = product_of(p);
-  product.many<NARROW_TOKENS / 8>(memory, workspace, (float *)product.space(workspace).rest);
-}
-
-/// A thread a row of a token.
-KERNEL(combine_down_add, CombineDownParams, 256) {
-  const u32 per_token = (p.rows + 255) / 256, row = blockIdx.x % per_token * 256 + threadIdx.x;
-  const u64 token = blockIdx.x / per_token;
-  wait_for_inputs();
-  const float *y = (const float *)product_of(p).space(workspace).rest + token * p.slots * p.rows;
-  const float sum = row < p.rows ? weighed_sum(y, p.weights + token * p.slots, p.slots, p.rows, row) : 0.0f;
-  end_of(p, token).add(sum, row);
-  let_next_start();
+  multiply_many<NARROW_TOKENS / 8>(p, memory, workspace);
 }

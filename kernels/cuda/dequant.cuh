@@ -83,12 +83,6 @@ __device__ __forceinline__ u32 and_or(u32 a, u32 mask, u32 bits) {
   return r;
 }
 
-__device__ __forceinline__ u32 sub_f16x2(u32 a, u32 b) {
-  u32 r;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-
 __device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
   u32 r;
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));

@@ -41,8 +41,8 @@ struct GroupedProduct {
     let_next_start();
   }
 
-  /// Multiplies a tile of tokens (blockIdx.x) by eight row tiles (blockIdx.y): out[pair, row].
-  template <u32 N_TILES> __device__ __forceinline__ void many(u8 *memory, u8 *workspace, float *out) const {
+  /// Multiplies a tile of tokens (blockIdx.x) by eight row tiles (blockIdx.y): out[pair, row]. Then end(the block's pairs), by the whole block.
+  template <u32 N_TILES, class End> __device__ __forceinline__ void many(u8 *memory, u8 *workspace, float *out, const End &end) const {
     typedef Gemm<WEIGHT, PARTS, N_TILES> Block;
     __shared__ u32 list[Block::TOKENS];
     const u32 warp = threadIdx.x / 32, tile = blockIdx.y * Block::WARPS + warp;
@@ -64,5 +64,6 @@ struct GroupedProduct {
       if (t < mine.count && row < rows)
         out[(u64)list[t] * rows + row] = biased(exists ? sums[t * Block::PITCH + threadIdx.x % 16] : 0.0f, mine.matrix, row);
     }
+    end(mine);
   }
 };

@@ -87,11 +87,13 @@ private:
       return;
     }
     const KvSlot<Cache> slot(p, token, 2);
+    const RowScale row = warp_row_scale<Cache>([=](u32 d) { return v[d]; }, p.head_dim);
     for (u32 d = lane(); d < p.head_dim; d += 32) {
       if (head.kind == KEY)
-        slot.write_key(head.index, d, v[d]);
+        slot.write_key(head.index, d, v[d], row);
       else
-        slot.write_value(head.index, d, v[d]);
+        slot.write_value(head.index, d, v[d], row);
     }
+    if (lane() == 0) slot.write_scale(head.kind == KEY ? 0 : 1, head.index, row);
   }
 };

@@ -51,6 +51,18 @@ __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
   return pair;
 }
 
+/// Differences and products of two pairs of f16: two numbers an instruction.
+__device__ __forceinline__ u32 sub_f16x2(u32 a, u32 b) {
+  u32 r;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+__device__ __forceinline__ u32 mul_f16x2(u32 a, u32 b) {
+  u32 r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
 /// The f32 of an f16: without cuda_fp16.h, which NVRTC would have to be given.
 __device__ __forceinline__ float float_of_f16(u16 half) {
   float value;

@@ -9,7 +9,8 @@
  * sequence s lives in page page_table[s * page_table_stride + p / 16], slot p % 16.
  *
  * A KV page of one layer holds 16 tokens: K as [kv_heads][head_dim][16], then V as [kv_heads][16][head_dim]. A page of latent
- * attention holds K alone; a value is the first value_dim dimensions of its key.
+ * attention holds K alone; a value is the first value_dim dimensions of its key. Of the variant int8 these are integers, and the scales of
+ * their rows, one head's key or value of one token each, follow as f16 [K, V][kv_heads][16].
  */
 #ifndef MOESAIC_PARAMS_H
 #define MOESAIC_PARAMS_H

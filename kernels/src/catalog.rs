@@ -601,7 +601,7 @@ mod tests {
             with("gate_up", &["f32.f32", "q8_0.q8x32", "q4_k.f32.block", "f16.f32.half"]),
             with("route", route::VARIANTS),
             with("combine_down", &["f32.f32", "q8_0.q8x32", "q4_k.f32.row", "q4_k.f32.half"]),
-            with("qkv", &["bf16.f32.f16", "q8_0.q8x32.f32", "q4_k.f32.block.f16", "bf16.f32.half.f16"]),
+            with("qkv", &["bf16.f32.f16", "q8_0.q8x32.f32", "q4_k.f32.block.int8", "bf16.f32.half.f16"]),
             with("column_partials", column_partials::VARIANTS),
             with("norm_quantize", norm_quantize::VARIANTS),
             ["scale_columns", "square_sums", "scale_rows", "finish_logits", "norm_add", "combine_add"]

@@ -18,6 +18,7 @@ fn one_token_over_several_segments() {
         plain("f16", 4, 2, 64).check(&[length], &run(0, length - 1, 1), SEGMENTS);
     }
     plain("f32", 2, 3, 32).check(&[2 * SEGMENT + 70], &run(0, 2 * SEGMENT + 69, 1), SEGMENTS);
+    plain("int8", 4, 2, 64).check(&[2 * SEGMENT + 71], &run(0, 2 * SEGMENT + 70, 1), SEGMENTS);
 }
 
 /// More segments than blocks side by side: 16 tokens of 8 KV heads leave 4.
@@ -32,11 +33,13 @@ fn blocks_of_several_segments() {
 
 #[test]
 fn ragged_steps_with_windows_caps_and_sinks() {
-    let setting = Setting { window: 100, softcap: 5.0, sinks: true, ..plain("f16", 4, 2, 64) };
-    let few = [run(1, 3, 2), run(0, 299, 1), run(2, 255, 3)].concat();
-    setting.check(&[300, 5, 258], &few, SEGMENTS);
-    let many = [run(1, 0, 5), run(0, 290, 10), run(2, 200, 58)].concat();
-    setting.check(&[300, 5, 258], &many, TILES);
+    for variant in ["f16", "int8"] {
+        let setting = Setting { window: 100, softcap: 5.0, sinks: true, ..plain(variant, 4, 2, 64) };
+        let few = [run(1, 3, 2), run(0, 299, 1), run(2, 255, 3)].concat();
+        setting.check(&[300, 5, 258], &few, SEGMENTS);
+        let many = [run(1, 0, 5), run(0, 290, 10), run(2, 200, 58)].concat();
+        setting.check(&[300, 5, 258], &many, TILES);
+    }
 }
 
 /// More tokens and heads than blocks: a block does the tiles that begin at either of two tokens.
@@ -55,15 +58,19 @@ fn a_prompt_has_the_bits_of_its_tokens() {
         let setting = Setting { window, ..plain("f16", 4, 2, 64) };
         let tokens = [run(1, 17, 1), run(0, 230, 26), run(2, 350, 38)].concat();
         assert_eq!(setting.expect_same_bits(&[256, 18, 388], &tokens, &[0, 1, 26, 27, 64]), TILES);
-        let setting = Setting { window, ..plain("f32", 2, 3, 32) };
-        assert_eq!(setting.expect_same_bits(&[400], &run(0, 350, 50), &[0, 16, 49]), TILES);
+        for variant in ["f32", "int8"] {
+            let setting = Setting { window, ..plain(variant, 2, 3, 32) };
+            assert_eq!(setting.expect_same_bits(&[400], &run(0, 350, 50), &[0, 16, 49]), TILES);
+        }
     }
 }
 
 /// Dimensions that are no multiple of what an mma or a copy takes.
 #[test]
 fn dimensions_are_padded() {
-    for (variant, group, kv_heads, dim) in [("f16", 3, 8, 18), ("f32", 1, 8, 20), ("f16", 1, 8, 8)] {
+    for (variant, group, kv_heads, dim) in
+        [("f16", 3, 8, 18), ("f32", 1, 8, 20), ("f16", 1, 8, 8), ("int8", 3, 8, 18), ("int8", 1, 8, 48)]
+    {
         let setting = plain(variant, group, kv_heads, dim);
         setting.check(&[70], &run(0, 69, 1), SEGMENTS);
         setting.check(&[70, 9], &[run(1, 8, 1), run(0, 50, 20)].concat(), TILES);
@@ -73,7 +80,7 @@ fn dimensions_are_padded() {
 /// The widest heads are divided between warps.
 #[test]
 fn wide_heads() {
-    for variant in ["f16", "f32"] {
+    for variant in ["f16", "f32", "int8"] {
         let setting = plain(variant, 2, 8, 256);
         assert_eq!(setting.expect_same_bits(&[80], &run(0, 60, 17), &[16]), TILES);
     }
@@ -90,7 +97,10 @@ fn latent_attention() {
     let parity = latent("f32", 128, 288, 272);
     assert_eq!(parity.expect_same_bits(&[17], &run(0, 0, 17), &[16]), TILES);
     latent("f32", 3, 576, 512).check(&[70], &run(0, 69, 1), SEGMENTS);
-    for (variant, group, dim, value_dim) in [("f32", 4, 24, 16), ("f16", 3, 21, 13)] {
+    let rounded = latent("int8", 128, 576, 512);
+    assert_eq!(rounded.expect_same_bits(&[17], &run(0, 0, 17), &[16]), TILES);
+    rounded.check(&[270], &run(0, 269, 1), SEGMENTS);
+    for (variant, group, dim, value_dim) in [("f32", 4, 24, 16), ("f16", 3, 21, 13), ("int8", 3, 21, 13)] {
         let setting = latent(variant, group, dim, value_dim);
         setting.check(&[300], &run(0, 298, 2), SEGMENTS);
         assert_eq!(setting.expect_same_bits(&[300], &run(0, 150, 129), &[0, 128]), TILES);
@@ -133,8 +143,9 @@ fn shapes_that_are_refused() {
 /// Lanes never wait for each other's banks of shared memory.
 #[test]
 fn shared_memory_is_read_without_conflicts() {
-    for (group, kv_heads, dim) in [(4, 2, 64), (8, 1, 128)] {
-        let setting = plain("f16", group, kv_heads, dim);
+    let shapes = [("f16", 4, 2, 64), ("f16", 8, 1, 128), ("int8", 4, 2, 64), ("int8", 8, 1, 128)];
+    for (variant, group, kv_heads, dim) in shapes {
+        let setting = plain(variant, group, kv_heads, dim);
         for (tokens, entry) in [(run(0, 299, 1), SEGMENTS), (run(0, 0, 128 / kv_heads + 1), TILES)] {
             let simulated = setting.check_on("sm_80", &[300], &tokens);
             let (launch, report) = &simulated.launches[0];
@@ -154,7 +165,7 @@ proptest! {
 
     #[test]
     fn bits_depend_on_nothing_but_the_sequence(
-        variant in prop_oneof![Just("f16"), Just("f32")],
+        variant in prop_oneof![Just("f16"), Just("f32"), Just("int8")],
         sequences in sequences(),
         window in prop_oneof![Just(0usize), Just(1), Just(64), 1usize..300],
         softcap in prop_oneof![2 => Just(0f32), 1 => 0.5f32..30.0],

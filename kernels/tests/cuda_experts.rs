@@ -113,7 +113,7 @@ fn combine_down_of_many_tokens() {
         ((DType::F32, "f32.half"), [1, 9, 3, 40, 70], [true, false, true], "combine_down_narrow"),
     ] {
         let simulated = check(&combine_down(types, shape, options), limit(types.1));
-        assert_eq!(entries(&simulated), ["combine_down_prepare", entry, "combine_down_add"]);
+        assert_eq!(entries(&simulated), ["combine_down_prepare", entry]);
     }
 }
 

@@ -72,9 +72,15 @@ fn rope() {
 /// Tokens of two sequences in a pool of five pages: what is no token's slot stays as it was.
 #[test]
 fn kv_append() {
-    for (variant, kv_heads, head_dim, values) in
-        [("f16", 2, 64, true), ("f32", 3, 70, true), ("f16", 1, 576, false), ("f32", 1, 7, false)]
-    {
+    for (variant, kv_heads, head_dim, values) in [
+        ("f16", 2, 64, true),
+        ("f32", 3, 70, true),
+        ("f16", 1, 576, false),
+        ("f32", 1, 7, false),
+        ("int8", 3, 64, true),
+        ("int8", 2, 7, true),
+        ("int8", 1, 576, false),
+    ] {
         let elements = 5 * if values { 2 } else { 1 } * kv_heads * head_dim * 16;
         let mut k = noise(1, 3 * kv_heads * head_dim);
         // Overflows, subnormals and ties of f16.
@@ -90,6 +96,7 @@ fn kv_append() {
             .count("page_table_stride", 2);
         case = match variant {
             "f16" => case.update("kv", &vec![f16::MAX; elements]),
+            "int8" => case.update("kv", &vec![9u8; elements + elements / head_dim * 2]),
             _ => case.update("kv", &vec![9f32; elements]),
         };
         if values {
@@ -99,5 +106,31 @@ fn kv_append() {
         for architecture in ARCHITECTURES {
             assert!(case.run_simulated(architecture).outputs == native, "{variant} {architecture}");
         }
+    }
+}
+
+/// Rows of all zeros, of numbers that are none, and beyond what f16 holds: integers and scales have the native bits.
+#[test]
+fn kv_append_of_extreme_rows() {
+    let (tokens, head_dim) = (6, 40);
+    let mut k = noise(3, tokens * head_dim);
+    k[..head_dim].fill(0.0);
+    (k[head_dim + 3], k[2 * head_dim], k[2 * head_dim + 1]) = (f32::NAN, f32::INFINITY, -1.0);
+    for (i, factor) in [(3, 1e30), (4, 1e-7), (5, 1e-40)] {
+        k[i * head_dim..][..head_dim].iter_mut().for_each(|x| *x *= factor);
+    }
+    let case = Case::new("kv_append", "int8")
+        .input("k", &k)
+        .input("positions", &[0, 1, 2, 3, 4, 5])
+        .input("sequences", &[0; 6])
+        .input("page_table", &[0])
+        .count("tokens", tokens)
+        .count("kv_heads", 1)
+        .count("head_dim", head_dim)
+        .count("page_table_stride", 1)
+        .update("kv", &vec![9u8; 16 * (head_dim + 2)]);
+    let native = case.run_native();
+    for architecture in ARCHITECTURES {
+        assert!(case.run_simulated(architecture).outputs == native, "{architecture}");
     }
 }

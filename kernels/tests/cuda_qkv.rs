@@ -23,6 +23,7 @@ const SHAPES: &[Shape] = &[
         cache: "f32",
         ..PLAIN
     },
+    Shape { tokens: 4, heads: 3, kv_heads: 2, head_dim: 72, pairs: 36, head_norms: true, cache: "int8", ..PLAIN },
     Shape { tokens: 5, heads: 3, kv_heads: 0, head_dim: 50, pairs: 10, norm: 0, squares: true, ..PLAIN },
     Shape { tokens: 1, heads: 1, kv_heads: 1, head_dim: 256, pairs: 128, head_norms: true, biased: true, ..PLAIN },
 ];
@@ -36,7 +37,7 @@ fn few_tokens() {
 
 #[test]
 fn many_tokens() {
-    for (shape, tokens) in SHAPES.iter().zip([9, 17, 40, 12, 20, 10]) {
+    for (shape, tokens) in SHAPES.iter().zip([9, 17, 40, 12, 19, 20, 10]) {
         Shape { tokens, ..*shape }.expect_close(3e-6);
     }
 }
@@ -66,7 +67,9 @@ fn formats_and_activations() {
 #[test]
 fn bits_do_not_depend_on_the_batch() {
     let shape = Shape { head_norms: true, biased: true, cache: "f32", kv_heads: 2, weights: DType::Q4_K, ..PLAIN };
-    for shape in [shape, Shape { weights: DType::Q8C, x: "f32.half", head_dim: 40, pairs: 20, ..shape }] {
+    // Of 80 dimensions some heads are two blocks', each of which has 32 tokens.
+    let shared = Shape { head_dim: 80, pairs: 40, ..shape };
+    for shape in [shape, shared, Shape { weights: DType::Q8C, x: "f32.half", head_dim: 40, pairs: 20, ..shape }] {
         let all = Shape { tokens: 40, ..shape }.case().run_simulated("sm_80");
         for tokens in [1, 3, 8] {
             let few = Shape { tokens, ..shape }.case().run_simulated("sm_80");

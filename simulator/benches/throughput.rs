@@ -7,7 +7,7 @@ use simulator::{Access, Launch, Memory, Module, Options, run};
 
 const GEMV: &str = include_str!("../tests/ptx/gemv.sm_80.ptx");
 const GEMM: &str = include_str!("../tests/ptx/gemm.sm_80.ptx");
-const REPEATS: usize = 7;
+const REPEATS: usize = 60;
 
 fn halves(count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| (0x3000u16 + (i % 97) as u16).to_le_bytes()).collect()
@@ -38,33 +38,32 @@ fn gemm(memory: &mut Memory, m: u32, n: u32, k: u32) -> Launch {
     Launch::new([n / 32, m / 32, 1], [64, 1, 1], params)
 }
 
-/// The fastest of several runs: seconds and warp instructions.
-fn fastest(module: &Module, kernel: &str, launch: &Launch, memory: &mut Memory, options: &Options) -> (f64, u64) {
-    let mut best = (f64::MAX, 0);
-    for _ in 0..REPEATS {
-        let start = Instant::now();
-        match run(module, kernel, launch, memory, options) {
-            Ok(report) => best = (best.0.min(start.elapsed().as_secs_f64()), report.warp_instructions),
-            Err(error) => eprintln!("{kernel}: {error}"),
-        }
+/// What is switched on.
+const MODES: [(&str, bool, bool); 3] =
+    [("plain", false, false), ("checks", true, false), ("checks and counters", true, true)];
+
+/// Seconds and warp instructions of one run.
+fn timed(module: &Module, kernel: &str, launch: &Launch, memory: &mut Memory, options: &Options) -> (f64, u64) {
+    let start = Instant::now();
+    match run(module, kernel, launch, memory, options) {
+        Ok(report) => (start.elapsed().as_secs_f64(), report.warp_instructions),
+        Err(error) => panic!("{kernel}: {error}"),
     }
-    best
 }
 
+/// The fastest run of each mode; they take turns, so that whatever else the machine does slows all of them.
 fn measure(name: &str, text: &str, kernel: &str, launch: &Launch, memory: &mut Memory) {
-    let module = match Module::parse(text, name) {
-        Ok(module) => module,
-        Err(error) => return eprintln!("{error}"),
-    };
-    let mut plain = 0.0;
-    for (what, checks, counters) in
-        [("plain", false, false), ("checks", true, false), ("checks and counters", true, true)]
-    {
-        let options = Options { checks, counters, threads: 1, ..Options::default() };
-        let (seconds, instructions) = fastest(&module, kernel, launch, memory, &options);
-        if !checks {
-            plain = seconds;
+    let module = Module::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
+    let mut best = [(f64::MAX, 0); 3];
+    for _ in 0..REPEATS {
+        for (best, (_, checks, counters)) in best.iter_mut().zip(MODES) {
+            let options = Options { checks, counters, threads: 1, ..Options::default() };
+            let (seconds, instructions) = timed(&module, kernel, launch, memory, &options);
+            *best = (best.0.min(seconds), instructions);
         }
+    }
+    let plain = best[0].0;
+    for ((seconds, instructions), (what, ..)) in best.into_iter().zip(MODES) {
         let rate = instructions as f64 / seconds / 1e6;
         println!(
             "{name:6} {what:20} {rate:7.1} M warp instructions/s  {:5.2} × plain  ({instructions} in {:.1} ms)",

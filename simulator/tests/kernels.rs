@@ -332,3 +332,42 @@ fn arrays_calls_and_switches_run() {
         assert_eq!((got[40], got[41]), (3, 5));
     }
 }
+
+/// Each call sequence declares its own `param0`, here of different sizes, in whatever order.
+#[test]
+fn calls_with_parameters_of_one_name_do_not_meet() {
+    let function = |name: &str, bits: &str| {
+        format!(
+            ".func (.param .{bits} func_retval0) {name}(.param .{bits} {name}_param_0, .param .b32 {name}_param_1)\n{{\n\
+             .reg .{bits} %a<4>; .reg .b32 %q<2>;\nld.param.{bits} %a1, [{name}_param_0];\nld.param.b32 %q1, [{name}_param_1];\n\
+             add.{} %a2, %a1, %a1;\nst.param.{bits} [func_retval0], %a2;\nret;\n}}\n",
+            bits.replace('b', "u")
+        )
+    };
+    let call = |name: &str, bits: &str, register: &str| {
+        format!(
+            "{{\n.param .{bits} param0;\nst.param.{bits} [param0], {register};\n.param .b32 param1;\nst.param.b32 [param1], %r0;\n\
+             .param .{bits} retval0;\ncall.uni (retval0), {name}, (param0, param1);\nld.param.{bits} {register}, [retval0];\n}}\n"
+        )
+    };
+    let store = "mad.wide.u32 %rd2, %r0, 16, %rd0;\nst.global.u64 [%rd2], %rd1;\nst.global.u32 [%rd2+8], %r1;\n";
+    let begin = "cvt.u64.u32 %rd1, %r0;\nshl.b64 %rd1, %rd1, 33;\nadd.u32 %r1, %r0, 5;\n";
+    let calls = [
+        call("wide", "b64", "%rd1"),
+        call("narrow", "b32", "%r1"),
+        call("wide", "b64", "%rd1"),
+        call("narrow", "b32", "%r1"),
+    ];
+    let text = support::kernel(&[begin, &calls.concat(), store].concat());
+    let at = text.find(".visible").unwrap();
+    let text = [&text[..at], &function("wide", "b64"), &function("narrow", "b32"), &text[at..]].concat();
+    let module = Module::parse(&text, "calls.ptx").unwrap();
+    let mut memory = Memory::new();
+    let out = memory.allocate_with("out", vec![0; 16 * 32], Access::ReadWrite);
+    let launch = Launch::new([1, 1, 1], [32, 1, 1], Params::new().pointer(out).bytes(8));
+    clean(&run(&module, "k", &launch, &mut memory, &everything()).unwrap());
+    for thread in 0..32u32 {
+        let expected = [0, thread << 3, 4 * (thread + 5), 0];
+        assert_eq!(support::read_words(&memory, out.offset(16 * u64::from(thread)), 4), expected);
+    }
+}

@@ -31,7 +31,7 @@ fn fit(checkpoint: &Path, options: &CompileOptions, memory: u64) -> (Footprint, 
         compile_programs(&description, options, &Registry::default()).expect("programs").expect("every pass");
     let mut footprint = Footprint::of(&model, &programs, options, Some(THREADS)).expect("footprint");
     let request = Request { memory, max_model_len: None, sequences: 1 };
-    let fit = footprint.require(KvType::of(options.activations.kv_dtype()), &request).expect("room");
+    let fit = footprint.require(options.kv_type(), &request).expect("room");
     (footprint, fit)
 }
 
@@ -57,8 +57,13 @@ fn assert_agrees(name: &str, said: &DeviceMemory, used: &DeviceMemory) {
 fn what_fit_says_of_fixtures_is_what_the_device_reserves() {
     for name in FIXTURES {
         let folder = golden::folder().join(name);
-        for (activations, memory) in [(Activations::Int8, 48 << 20), (Activations::F32, 24 << 20)] {
-            let options = options(activations);
+        let cases = [
+            (Activations::Int8, None, 48 << 20),
+            (Activations::Int8, Some(KvType::Int8), 24 << 20),
+            (Activations::F32, None, 24 << 20),
+        ];
+        for (activations, kv, memory) in cases {
+            let options = CompileOptions { kv, ..options(activations) };
             let (_, said) = fit(&folder, &options, memory);
             let (_keep, artifact) = compile_with(&folder, &options);
             let (used, longest, pages) = used(&artifact, Some(memory));

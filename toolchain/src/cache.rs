@@ -1,23 +1,22 @@
 //! Compilations kept by content: the same source, headers it includes, options and NVRTC give the same bytes, so they are made once.
 //!
 //! An entry is one file named by the SHA-256 of everything the result depends on; its own hash stands in front, and an entry
-//! that does not fit it is compiled again. Entries appear whole (written beside, then renamed), so that any
-//! number of processes may share the folder.
+//! that does not fit it is compiled again. The folder is bounded ([`Store`]), and any number of processes may share it.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::ToolError;
 use crate::nvrtc::{CompileFailure, Compiled, Nvrtc, Source};
+use crate::store::Store;
 
 /// NVRTC with a folder of what it has compiled before.
 #[derive(Clone, Debug)]
 pub struct CachedNvrtc {
     nvrtc: Nvrtc,
-    folder: PathBuf,
+    store: Store,
 }
 
 /// Why nothing was compiled.
@@ -39,18 +38,42 @@ pub fn folder() -> PathBuf {
     crate::cache().join("cubins")
 }
 
+/// Most bytes of the folder, where [`LIMIT_SETTING`] does not say otherwise: some four thousand kernels.
+pub const DEFAULT_LIMIT: u64 = 2 << 30;
+
+/// The environment variable that bounds the folder, in bytes; 0 keeps nothing.
+pub const LIMIT_SETTING: &str = "MOESAIC_CUBIN_CACHE_BYTES";
+
+/// Most bytes of the folder in the user's cache.
+///
+/// # Errors
+/// If the environment says something that is no number of bytes.
+pub fn limit() -> Result<u64, ToolError> {
+    parse_limit(std::env::var_os(LIMIT_SETTING).map(|value| value.to_string_lossy().into_owned()).as_deref())
+}
+
+fn parse_limit(value: Option<&str>) -> Result<u64, ToolError> {
+    match value.map(str::trim) {
+        None | Some("") => Ok(DEFAULT_LIMIT),
+        Some(value) => value.parse().map_err(|_| ToolError::Setting { name: LIMIT_SETTING, value: value.into() }),
+    }
+}
+
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
 
 impl CachedNvrtc {
-    /// Keeps compilations of `nvrtc` in the user's cache folder.
-    pub fn new(nvrtc: Nvrtc) -> CachedNvrtc {
-        CachedNvrtc { nvrtc, folder: folder() }
+    /// Keeps compilations of `nvrtc` in the user's cache folder, as many as [`limit`] says.
+    ///
+    /// # Errors
+    /// As [`limit`].
+    pub fn new(nvrtc: Nvrtc) -> Result<CachedNvrtc, ToolError> {
+        Ok(CachedNvrtc { nvrtc, store: Store::new(&folder(), limit()?) })
     }
 
-    /// Keeps them in `folder`, which need not exist.
+    /// Keeps them in `folder`, which need not exist, up to [`DEFAULT_LIMIT`].
     pub fn within(nvrtc: Nvrtc, folder: &Path) -> CachedNvrtc {
-        CachedNvrtc { nvrtc, folder: folder.to_path_buf() }
+        CachedNvrtc { nvrtc, store: Store::new(folder, DEFAULT_LIMIT) }
     }
 
     /// The compiler behind it.
@@ -68,15 +91,12 @@ impl CachedNvrtc {
         architecture: &str,
         options: &[String],
     ) -> Result<(Compiled, bool), CacheError> {
-        let path = self.folder.join(self.key(source, architecture, options));
-        if let Some(compiled) = fs::read(&path).ok().and_then(|bytes| decode(&bytes)) {
+        let key = self.key(source, architecture, options);
+        if let Some(compiled) = self.store.get(&key).and_then(|bytes| decode(&bytes)) {
             return Ok((compiled, true));
         }
         let compiled = self.nvrtc.compile(source, architecture, options)?;
-        fs::create_dir_all(&self.folder).map_err(ToolError::io(&self.folder))?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(ToolError::io(&self.folder))?;
-        file.write_all(&encode(&compiled)).map_err(ToolError::io(&path))?;
-        file.persist(&path).map_err(|e| ToolError::io(&path)(e.error))?;
+        self.store.put(&key, &encode(&compiled))?;
         Ok((compiled, false))
     }
 
@@ -134,6 +154,14 @@ fn decode(bytes: &[u8]) -> Option<Compiled> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bound_is_a_number_of_bytes() {
+        assert_eq!(parse_limit(None).ok(), Some(DEFAULT_LIMIT));
+        assert_eq!(parse_limit(Some(" 4096 ")).ok(), Some(4096));
+        let refused = parse_limit(Some("2 GiB")).expect_err("no number").to_string();
+        assert!(refused.contains(LIMIT_SETTING) && refused.contains("2 GiB") && refused.contains("bytes"), "{refused}");
+    }
 
     #[test]
     fn damaged_entries_are_no_entries() {

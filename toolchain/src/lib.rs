@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod locate;
 pub mod nvrtc;
+pub mod store;
 pub mod wheel;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +62,14 @@ pub enum ToolError {
         path: PathBuf,
         /// What is wrong with it.
         message: String,
+    },
+    /// An environment variable says something that is no number of bytes.
+    #[error("{name}: expected a number of bytes, as 2147483648, found {value:?}; set it to one, or not at all")]
+    Setting {
+        /// The variable.
+        name: &'static str,
+        /// What it says.
+        value: String,
     },
     /// There is no NVRTC on this machine and none could be fetched.
     #[error(

@@ -1,19 +1,18 @@
 //! A launch as the cost model sees it: operands and counts by the names of the catalog's fields, sizes at upper bounds.
 
+use ir::op::{PAGE_TOKENS, page_bytes};
 use ir::program::{Access, Arg, Launch, Program};
 use ir::quant::{PANEL_ROWS, packed_bytes, row_bytes};
 use ir::types::{DType, TensorType};
 
 use super::{CONTEXT_TOKENS, DECODE_TOKENS, TargetSpec};
+use crate::target::Target;
 
 /// Fields of matrices that activations are multiplied with, [rows, columns] or a stack of these.
 const MATRICES: [&str; 7] = ["w", "wq", "wk", "wv", "w_gate", "w_up", "router"];
 
 /// Of those, the ones whose rows share the staged activations of another: a block computes the same rows of both.
 const COMPANIONS: [&str; 2] = ["w_up", "router"];
-
-/// Tokens of a page of the cache.
-const PAGE_TOKENS: u64 = 16;
 
 /// A launch of a program.
 pub(super) struct Call<'a> {
@@ -132,6 +131,18 @@ impl<'a> Call<'a> {
         self.matrices().filter(|(_, m)| m.leads).fold(0, |sum, (_, m)| sum.saturating_add(staged(m)))
     }
 
+    /// Whether a launch of its own makes operands of the activations before the one that multiplies, as GPU kernels do for more tokens
+    /// than decode: norm, rounding and routing are then done once, and the tokens of each matrix of a stack are gathered.
+    pub fn prepares(&self, spec: &TargetSpec) -> bool {
+        let on_gpu = || matches!(spec.name.parse(), Ok(Target::Cuda(_)));
+        !self.decodes() && self.matrices().next().is_some() && on_gpu()
+    }
+
+    /// The activations that are multiplied.
+    pub fn activations_read(&self) -> Option<&'a TensorType> {
+        self.operand("x").or_else(|| self.operand("h"))
+    }
+
     /// Columns of the staged activations.
     pub fn staged_cols(&self) -> u64 {
         self.matrices().find(|(_, m)| m.leads).map_or(0, |(_, m)| m.cols)
@@ -177,9 +188,8 @@ impl<'a> Call<'a> {
 
     /// Bytes of one token in a cache [pages, planes, heads, tokens, head dim].
     pub fn token_bytes(&self, cache: &TensorType) -> u64 {
-        let shape = self.shape(cache);
-        let page = product(shape.get(1..).unwrap_or_default());
-        (page / PAGE_TOKENS).saturating_mul(cache.dtype.element_bytes().unwrap_or(1))
+        let [_, planes, heads, _, head_dim] = self.shape(cache)[..] else { return 0 };
+        page_bytes(cache.dtype, planes, heads, head_dim).map_or(u64::MAX, |page| page / PAGE_TOKENS)
     }
 
     /// The type products take their activations in, by the variant's words for it: `q4_0.q8x32`, `q4_0.f32.block` and

@@ -1,8 +1,9 @@
 //! What a launch costs on a target: a roofline over its operands, from the program alone.
 //!
-//! A launch takes bytes / bandwidth + operations / rate + τ. The terms are added, not overlapped: a launch of a small model
-//! is too short to hide one behind another, and a sum ranks alternatives by everything they save. Costs rank ways to carry out
-//! the same graph; they promise no time, and launches that every way has in common cancel out.
+//! A launch takes bytes / bandwidth + operations / rate + τ, and τ twice where GPUs prepare a product's activations in a launch of
+//! their own. The terms are added, not overlapped: a launch of a small model is too short to hide one behind another, and a sum ranks
+//! alternatives by everything they save. Costs rank ways to carry out the same graph; they promise no time, and launches that every
+//! way has in common cancel out.
 //!
 //! Sizes are the program's upper bounds. What depends on the sequences in a step is fixed by two assumptions:
 //! steps of at most [`DECODE_TOKENS`] tokens are decoding, one token a sequence with [`CONTEXT_TOKENS`] positions before it;
@@ -73,7 +74,7 @@ pub fn launch_cost(program: &Program, launch: &Launch, spec: &TargetSpec) -> Lau
         + cached_bytes as f64 / spec.cached_bytes_per_s
         + work.products as f64 / work.rate(spec)
         + work.elementwise as f64 / spec.f32_ops_per_s
-        + spec.launch_s;
+        + spec.launch_s * if call.prepares(spec) { 2.0 } else { 1.0 };
     LaunchCost { bytes, cached_bytes, operations: work.products.saturating_add(work.elementwise), seconds }
 }
 

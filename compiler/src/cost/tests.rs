@@ -5,6 +5,9 @@ use ir::text::parse_program;
 use proptest::prelude::*;
 
 use super::*;
+use crate::target::{Arch, Target};
+
+const SM_90: Target = Target::Cuda(Arch::Sm90);
 
 /// Round figures, so that a term of the sum can be read off.
 fn spec() -> TargetSpec {
@@ -215,10 +218,10 @@ fn combine_down_reads_a_matrix_once_a_slot() {
     assert_eq!(counts(combine_down(4)), (operands(4) + 4 * DOWN, 4 * DOWN, operations(4)));
 }
 
-/// For one token the fused launch saves a launch; for many, each matrix is better read once.
+/// For one token the fused launch saves a launch. For many, each matrix is better read once, as GPUs do in either case.
 #[test]
-fn combine_down_wins_for_few_tokens_only() {
-    let separate = |tokens: u64| {
+fn combine_down_wins_where_matrices_are_not_read_again() {
+    let separate = |target: Target, tokens: u64| {
         let stack = "weight \"w\" : q4_0[32, 1024, 512] buffer %0 : f32[T, 4, 512] at 0 buffer %1 : i32[T, 4] at 0 \
                      buffer %2 : f32[T, 4] at 0 buffer %3 : f32[T, 4, 1024] at 0 buffer %4 : f32[T, 1024] at 0";
         let grouped = "grouped_matmul \"q4_0.f32\" {x = read %0, w = weight \"w\", experts = read %1, bias = null, \
@@ -230,15 +233,72 @@ fn combine_down_wins_for_few_tokens_only() {
                      rows = 1024, cols = 512, factor = float 1.0}";
         let seconds = |launch| {
             let program = program(tokens, stack, launch);
-            launch_cost(&program, &program.launches[0], &crate::target::Target::Cuda(crate::target::Arch::Sm90).spec())
-                .seconds
+            launch_cost(&program, &program.launches[0], &target.spec()).seconds
         };
         (seconds(fused), seconds(grouped) + seconds(add))
     };
-    let (fused, apart) = separate(1);
-    assert!(fused < apart, "{fused} {apart}");
-    let (fused, apart) = separate(512);
-    assert!(apart < fused, "{fused} {apart}");
+    for (target, tokens, fused_wins) in
+        [(Target::Cpu, 1, true), (Target::Cpu, 512, false), (SM_90, 1, true), (SM_90, 512, true)]
+    {
+        let (fused, apart) = separate(target, tokens);
+        assert_eq!(fused < apart, fused_wins, "{target}, {tokens} tokens: {fused} {apart}");
+    }
+}
+
+/// What a GPU's launch that prepares does once, however many blocks multiply: norm, rounding and routing. It costs τ itself.
+#[test]
+fn prepared_activations_are_normed_and_routed_once() {
+    let gate_up = |target: Target, tokens: u64, norm: u64| {
+        let program = program(
+            tokens,
+            "input \"x\" : f32[T, 64] weight \"g\" : f16[8, 128, 64] weight \"u\" : f16[8, 128, 64] weight \"n\" : f32[64] \
+             buffer %0 : f32[T, 8] at 0 buffer %1 : f32[T, 2, 128] at 0 buffer %2 : i32[T, 2] at 0 buffer %3 : f32[T, 2] at 0",
+            &format!(
+                "gate_up \"f16.f32.half\" {{x = input \"x\", w_gate = weight \"g\", w_up = weight \"u\", norm_weight = weight \"n\", \
+                 logits = read %0, out = write %1, experts_out = write %2, weights_out = write %3, tokens = T, slots = 2, \
+                 matrices = 8, rows = 128, cols = 64, slots_share_x = 1, norm = {norm}}}"
+            ),
+        );
+        let spec = TargetSpec { name: target.name().into(), ..spec() };
+        launch_cost(&program, &program.launches[0], &spec)
+    };
+    let products = |tokens: u64| 2 * 2 * tokens * 2 * 128 * 64;
+    // Two passes over 8 logits; 4 operations of the norm and 4 of rounding an element.
+    let once = |tokens: u64| tokens * (2 * 8 + 64 * 8);
+    assert_eq!(gate_up(SM_90, 100, 1).operations, products(100) + once(100));
+    assert_eq!(gate_up(SM_90, 100, 1).operations - gate_up(SM_90, 100, 0).operations, 100 * 64 * 4);
+    // Each block where it stages them itself: two of 64 rows, of two slots of a token, or of eight matrices.
+    assert_eq!(gate_up(SM_90, 1, 1).operations, products(1) + 4 * once(1));
+    assert_eq!(gate_up(Target::Cpu, 100, 1).operations, products(100) + 100 * (16 * 2 * 8 + 4 * 64 * 8));
+    let launches = |target, tokens| {
+        let cost = gate_up(target, tokens, 0);
+        let elementwise = cost.operations - products(tokens);
+        let work = products(tokens) as f64 / 1e12 + elementwise as f64 / 1e11;
+        (cost.seconds - cost.bytes as f64 / 1e9 - cost.cached_bytes as f64 / 1e10 - work) / 1e-6
+    };
+    for (target, tokens, expected) in [(SM_90, 1, 1.0), (SM_90, 100, 2.0), (Target::Cpu, 100, 1.0)] {
+        let launches: f64 = launches(target, tokens);
+        assert!((launches - expected).abs() < 1e-6, "{target}, {tokens} tokens: {launches}");
+    }
+}
+
+/// A block scales the results of its own tokens, of all row blocks of the matrices that a token meets.
+#[test]
+fn prepared_products_scale_their_own_tokens() {
+    let cost = |target: Target| {
+        let program = program(
+            100,
+            "weight \"g\" : f16[8, 128, 64] weight \"u\" : f16[8, 128, 64] buffer %0 : f32[T, 64] at 0 buffer %1 : f32[T, 4] at 0 \
+             buffer %2 : i32[T, 2] at 0 buffer %3 : f32[T, 2, 128] at 0",
+            "gate_up \"f16.f32\" {x = read %0, w_gate = weight \"g\", w_up = weight \"u\", squares = read %1, experts = read %2, \
+             out = write %3, tokens = T, slots = 2, matrices = 8, rows = 128, cols = 64, slots_share_x = 1}",
+        );
+        launch_cost(&program, &program.launches[0], &TargetSpec { name: target.name().into(), ..spec() })
+    };
+    // x once for each of two slots' two blocks of rows, the first time from memory; 16 bytes of squares a token likewise.
+    let x_again = 3 * 100 * 64 * 4;
+    assert_eq!(cost(SM_90).cached_bytes, x_again + 3 * 100 * 16);
+    assert_eq!(cost(Target::Cpu).cached_bytes, x_again + 15 * 100 * 16);
 }
 
 #[test]

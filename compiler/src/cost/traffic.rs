@@ -8,8 +8,9 @@ use ir::types::TensorType;
 use super::TargetSpec;
 use super::call::{Call, activation_row, packed, panel, product, writes};
 
-/// Fields of what every block of rows reads again beside the activations.
-const REREAD: [&str; 4] = ["squares", "logits", "route_partials", "route_squares"];
+/// Fields of what every block of rows reads again beside the activations: what scales its results, and what routes a step.
+const SCALES: [&str; 1] = ["squares"];
+const ROUTES: [&str; 3] = ["logits", "route_partials", "route_squares"];
 
 /// Bytes from and to memory, and bytes read again from the cache.
 pub(super) fn bytes(call: &Call, spec: &TargetSpec) -> (u64, u64) {
@@ -85,26 +86,44 @@ fn selected(call: &Call, ty: &TensorType, bytes: u64) -> u64 {
 }
 
 /// What blocks of a product read after the first: activations and what scales or routes them, and where a launch goes through
-/// slots in order instead of gathering the tokens of a matrix (`combine_down`), a matrix once a slot.
+/// slots in order instead of gathering the tokens of a matrix (`combine_down`), a matrix once a slot. Where activations are prepared, that
+/// launch routes, and a block scales its own tokens only.
 fn read_again(call: &Call, spec: &TargetSpec) -> u64 {
-    let staged = call.operand("x").or_else(|| call.operand("h")).map_or(0, |x| {
+    let staged = call.activations_read().map_or(0, |x| {
         let all = call.staged_rows(spec).saturating_mul(activation_row(x.dtype, call.staged_cols()));
         all.saturating_sub(call.plain_bytes(x))
     });
-    let again = blocks(call, spec).saturating_sub(1);
-    let shared = |field: &&str| call.operand(field).map_or(0, |ty| call.plain_bytes(ty).saturating_mul(again));
-    let shared = REREAD.iter().map(shared).fold(0, u64::saturating_add);
-    staged.saturating_add(shared).saturating_add(matrices_again(call))
+    let bytes = |fields: &[&str]| {
+        let of = |field: &&str| call.operand(field).map_or(0, |ty| call.plain_bytes(ty));
+        fields.iter().map(of).fold(0, u64::saturating_add)
+    };
+    let scales = bytes(&SCALES).saturating_mul(scaling_blocks(call, spec).saturating_sub(1));
+    let routes = bytes(&ROUTES).saturating_mul(routing_blocks(call, spec).saturating_sub(1));
+    staged.saturating_add(scales).saturating_add(routes).saturating_add(matrices_again(call, spec))
+}
+
+/// Blocks that find a token's scale.
+pub(super) fn scaling_blocks(call: &Call, spec: &TargetSpec) -> u64 {
+    if !call.prepares(spec) {
+        return blocks(call, spec);
+    }
+    let matrices_of_token = if call.stack().is_some() { call.slots() } else { 1 };
+    call.row_blocks(spec).saturating_mul(matrices_of_token)
+}
+
+/// Blocks that route a token.
+pub(super) fn routing_blocks(call: &Call, spec: &TargetSpec) -> u64 {
+    if call.prepares(spec) { 1 } else { blocks(call, spec) }
 }
 
 /// Blocks of a product: those of every matrix that is selected.
-pub(super) fn blocks(call: &Call, spec: &TargetSpec) -> u64 {
+fn blocks(call: &Call, spec: &TargetSpec) -> u64 {
     let selected = call.stack().map_or(1, |(_, selected)| selected.max(1));
     call.row_blocks(spec).saturating_mul(selected)
 }
 
-fn matrices_again(call: &Call) -> u64 {
-    if call.launch.kernel != "combine_down" {
+fn matrices_again(call: &Call, spec: &TargetSpec) -> u64 {
+    if call.launch.kernel != "combine_down" || call.prepares(spec) {
         return 0;
     }
     let Some((_, matrix)) = call.matrices().next() else { return 0 };

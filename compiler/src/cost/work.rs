@@ -5,7 +5,7 @@ use ir::types::DType;
 
 use super::TargetSpec;
 use super::call::Call;
-use super::traffic::blocks;
+use super::traffic::{routing_blocks, scaling_blocks};
 
 /// Operations a launch takes.
 pub(super) struct Work {
@@ -68,17 +68,22 @@ fn attention(call: &Call) -> Option<u64> {
     Some(call.attended_pairs().saturating_mul(pair))
 }
 
-/// What every block does before its product: norm and rounding of the rows it stages, the routing of a step.
+/// What blocks do before their product, or the launch that prepares it does once: norm and rounding of rows, the routing of a step.
 fn prologue(call: &Call, spec: &TargetSpec) -> u64 {
     let kind = call.count("norm").and_then(|kind| INLINE_NORM.get(usize::try_from(kind).ok()?));
     let per_element = kind.copied().unwrap_or(0) + if call.rounds() { ROUND } else { 0 };
-    let staged = call.staged_rows(spec).saturating_mul(call.staged_cols()).saturating_mul(per_element);
+    let staged = match call.activations_read().filter(|_| call.prepares(spec)) {
+        Some(x) => call.elements(x),
+        None => call.staged_rows(spec).saturating_mul(call.staged_cols()),
+    };
     let elements = |field: &str| call.operand(field).map_or(0, |ty| call.elements(ty));
-    let sums = ["squares", "route_squares", "route_partials"].map(elements).into_iter().fold(0, u64::saturating_add);
+    let scales = elements("squares").saturating_mul(scaling_blocks(call, spec));
+    let partials = elements("route_squares").saturating_add(elements("route_partials"));
     // A launch that routes goes through the logits of every token once a slot.
     let logits = || call.tokens().saturating_mul(call.stack().map_or(0, |(experts, _)| experts));
     let passes = call.operand("experts_out").map_or(0, |_| logits().saturating_mul(call.slots()));
-    staged.saturating_add(sums.saturating_add(passes).saturating_mul(blocks(call, spec)))
+    let routes = partials.saturating_add(passes).saturating_mul(routing_blocks(call, spec));
+    staged.saturating_mul(per_element).saturating_add(scales).saturating_add(routes)
 }
 
 /// One operation, or what the kernel is known to take, for each element of the largest operand.

@@ -167,16 +167,15 @@ fn symbol_max(programs: &[Program], name: &str) -> u64 {
 }
 
 fn kv_info(kv: KvGeometry, layers: u64, options: &CompileOptions) -> KvInfo {
-    let dtype = options.activations.kv_dtype();
-    let page_bytes = kv.planes * kv.heads * ir::op::PAGE_TOKENS * kv.head_dim * dtype.element_bytes().unwrap_or(4);
+    let cache = options.kv_type();
     KvInfo {
-        dtype: dtype.name().into(),
+        dtype: cache.name().into(),
         page_tokens: ir::op::PAGE_TOKENS,
         heads: kv.heads,
         head_dim: kv.head_dim,
         planes: kv.planes,
-        page_bytes_per_layer: page_bytes,
-        bytes_per_token: page_bytes / ir::op::PAGE_TOKENS * layers,
+        page_bytes_per_layer: cache.page_bytes(kv),
+        bytes_per_token: cache.bytes_per_token(kv, layers),
         states: (0..layers).map(|l| format!("kv.{l}")).collect(),
         pages: None,
     }

@@ -382,7 +382,7 @@ fn import_options(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<I
         max_tokens: options.buckets.iter().copied().max().unwrap_or(1),
         max_sequences: MAX_SEQUENCES,
         max_model_len,
-        kv_dtype: options.activations.kv_dtype(),
+        kv_dtype: options.kv_type().dtype(),
         trace_routing: options.trace_routing,
     })
 }

@@ -6,6 +6,7 @@ use super::CompileError;
 use super::passes::{PLAN, pass_named, pass_names, passes_after};
 use crate::cost::TargetSpec;
 use crate::fuse::Fusion;
+use crate::kv_type::KvType;
 use crate::quantise::options::QuantOptions;
 use crate::target::{Activations, Arch, Target};
 
@@ -25,6 +26,8 @@ pub struct CompileOptions {
     pub spec: TargetSpec,
     /// How matmuls see their activations.
     pub activations: Activations,
+    /// How the KV cache stores numbers; by default what goes with the activations.
+    pub kv: Option<KvType>,
     /// How much is fused.
     pub fusion: Fusion,
     /// Longest sequence, in tokens; by default what the model was made for.
@@ -60,6 +63,7 @@ impl CompileOptions {
             nvrtc: None,
             spec: target.spec(),
             activations,
+            kv: None,
             fusion: Fusion::Full,
             max_model_len: None,
             vram: None,
@@ -73,6 +77,11 @@ impl CompileOptions {
             dump: None,
             report: None,
         }
+    }
+
+    /// How the KV cache stores numbers.
+    pub fn kv_type(&self) -> KvType {
+        self.kv.unwrap_or(KvType::default_for(self.activations))
     }
 
     /// Refuses options that contradict each other, before anything is read.

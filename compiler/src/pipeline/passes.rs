@@ -130,7 +130,7 @@ fn emit(stage: Stage, setting: &Setting) -> Result<Stage, CompileError> {
     let programs = stage.into_programs(EMIT)?;
     let options = setting.options;
     let emit_options = EmitOptions { architectures: options.architectures.clone(), threads: options.threads };
-    let open = || Ok(CachedNvrtc::new(toolchain::locate::nvrtc(options.nvrtc.as_deref())?.0));
+    let open = || CachedNvrtc::new(toolchain::locate::nvrtc(options.nvrtc.as_deref())?.0);
     let kernels = emit::emit(&programs, &emit_options, &BuiltIn, open, setting.progress)?;
     Ok(Stage::Emitted(programs, kernels))
 }

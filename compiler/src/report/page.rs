@@ -68,7 +68,7 @@ fn card(subject: &Subject) -> Markup {
         ("heads", format!("{} query, {} key/value, {} wide", m.heads, m.kv_heads, m.head_dim)),
         ("vocabulary", m.vocab_size.to_string()),
         ("longest sequence", format!("{} tokens", m.max_context)),
-        ("KV cache", subject.options.activations.kv_dtype().name().to_string()),
+        ("KV cache", subject.options.kv_type().to_string()),
     ];
     if m.experts > 0 {
         facts.insert(5, ("experts", format!("{}, {} a token", m.experts, m.experts_per_token)));

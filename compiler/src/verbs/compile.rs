@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use compiler::cost::read_cost_table;
 use compiler::fuse::Fusion;
+use compiler::kv_type::KvType;
 use compiler::lower::Registry;
 use compiler::pipeline::{self, CompileError, CompileOptions, Compiled, Outcome, Stopped, Timings};
 use compiler::progress::Bar;
@@ -41,6 +42,9 @@ pub struct CompileArgs {
     /// Activations of products: f32 (parity), f16 or int8; default: f16 for GPUs, int8 for cpu
     #[arg(long, env = "MOESAIC_ACTIVATIONS")]
     pub activations: Option<String>,
+    /// KV cache: f16, int8 (half the bytes; a scale a head and token) or f32; default: f16, f32 with f32 activations
+    #[arg(long = "kv", value_name = "TYPE", alias = "kv-cache-dtype", env = "MOESAIC_KV")]
+    pub kv: Option<KvType>,
     /// Longest sequence in tokens, 32k for 32768; default: what the model was made for
     #[arg(long, value_name = "N", value_parser = runtime::cli::parse_count, env = "MOESAIC_MAX_MODEL_LEN")]
     pub max_model_len: Option<u64>,
@@ -191,6 +195,7 @@ fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Err
     Ok(CompileOptions {
         architectures,
         nvrtc: args.nvrtc.clone(),
+        kv: args.kv,
         spec: target.spec_in(costs.as_ref()),
         fusion: if args.passes.no_fuse { Fusion::Off } else { args.passes.fuse.parse()? },
         max_model_len: args.max_model_len,

@@ -40,6 +40,9 @@ pub struct FitArgs {
     /// Activations of products: f32 (parity), f16 or int8; default: f16 for GPUs, int8 for cpu
     #[arg(long, env = "MOESAIC_ACTIVATIONS")]
     pub activations: Option<String>,
+    /// KV cache: f16, int8 (half the bytes; a scale a head and token) or f32; default: f16
+    #[arg(long = "kv", value_name = "TYPE", alias = "kv-cache-dtype", env = "MOESAIC_KV")]
+    pub kv: Option<KvType>,
     /// Threads of the cpu device, each of which has scratch memory; default: the machine's cores
     #[arg(short = 't', long, value_name = "N", env = "MOESAIC_THREADS")]
     pub threads: Option<usize>,
@@ -65,16 +68,17 @@ pub fn fit(args: &FitArgs) -> Result<(), Box<dyn std::error::Error>> {
     let Some((model, programs)) = compiled else { return Ok(()) };
     let mut footprint = Footprint::of(&model, &programs, &options, args.threads)?;
     let request = Request { memory: args.vram.0, max_model_len: args.max_model_len, sequences: args.max_sequences };
-    let compiled = KvType::of(options.activations.kv_dtype());
-    let mut types = vec![KvType::F16, KvType::Int8];
-    types.extend(Some(compiled).filter(|kv| *kv == KvType::F32));
+    let asked = args.kv.unwrap_or(KvType::F16);
+    let mut types = vec![asked];
+    types.extend([KvType::F16, KvType::Int8].into_iter().filter(|kv| *kv != asked));
+    types.extend(Some(options.kv_type()).filter(|kv| *kv == KvType::F32 && asked != KvType::F32));
     let fits: Vec<KvFit> = types.into_iter().map(|kv| footprint.answer(kv, &request)).collect();
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&report(args, &options, &footprint, &fits))?),
         false => print_table(args, &options, &footprint, &fits),
     }
-    // The answer is that for the 16-bit cache, as in the report.
-    footprint.require(KvType::F16, &request)?;
+    // The answer is that for the cache asked for, else the 16-bit one, as in the report.
+    footprint.require(asked, &request)?;
     Ok(())
 }
 
@@ -85,7 +89,8 @@ fn options(args: &FitArgs) -> Result<CompileOptions, Box<dyn std::error::Error>>
         None => Activations::default_for(target),
     };
     let (max_model_len, quant) = (args.max_model_len, args.quant.parse()?);
-    Ok(CompileOptions { max_model_len, quant, ..CompileOptions::new(target, activations) })
+    let kv = args.kv;
+    Ok(CompileOptions { max_model_len, kv, quant, ..CompileOptions::new(target, activations) })
 }
 
 /// The model's description: a path that exists goes before a preset of that name.

@@ -22,7 +22,7 @@ pub fn toolchain(args: &ToolchainArgs) -> Result<(), Box<dyn std::error::Error>>
     let (nvrtc, origin) = toolchain::locate::nvrtc(args.nvrtc.as_deref())?;
     let (major, minor) = nvrtc.version();
     let architectures: Vec<String> = nvrtc.architectures().iter().map(|number| format!("sm_{number}")).collect();
-    let cache = toolchain::cache();
+    let (cache, limit) = (toolchain::cache(), toolchain::cache::limit()?);
     let (tools, kernels) = (size(&cache.join("tools")), size(&toolchain::cache::folder()));
     if args.json {
         let summary = json!({
@@ -33,6 +33,8 @@ pub fn toolchain(args: &ToolchainArgs) -> Result<(), Box<dyn std::error::Error>>
             "cache": cache,
             "cache_bytes": tools.bytes + kernels.bytes,
             "cached_kernels": kernels.files,
+            "cached_kernels_bytes": kernels.bytes,
+            "cached_kernels_limit_bytes": limit,
         });
         println!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(());
@@ -40,11 +42,13 @@ pub fn toolchain(args: &ToolchainArgs) -> Result<(), Box<dyn std::error::Error>>
     println!("NVRTC {major}.{minor} {}: {}", origin.describe(), nvrtc.path().display());
     println!("compiles for {}", architectures.join(", "));
     println!(
-        "cache {}: tools {:.1} MB, {} compiled kernels {:.1} MB",
+        "cache {}: tools {:.1} MB, {} compiled kernels {:.1} MB of at most {:.1} MB ({})",
         cache.display(),
         tools.bytes as f64 / 1e6,
         kernels.files,
-        kernels.bytes as f64 / 1e6
+        kernels.bytes as f64 / 1e6,
+        limit as f64 / 1e6,
+        toolchain::cache::LIMIT_SETTING
     );
     Ok(())
 }

@@ -5,7 +5,17 @@ use std::collections::HashMap;
 use super::{InterpError, Step};
 use crate::graph::ValueId;
 use crate::op::PAGE_TOKENS;
+use crate::quant::int8_rows;
 use crate::types::DType;
+
+/// What a cache of that type keeps of a row: one head's key or value of one token.
+fn stored(dtype: DType, row: &[f32]) -> Vec<f32> {
+    match dtype {
+        DType::F16 => row.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect(),
+        DType::INT8 => int8_rows::round_row(row),
+        _ => row.to_vec(),
+    }
+}
 
 /// One head of one token.
 struct Query<'a> {
@@ -59,7 +69,7 @@ impl Step<'_> {
 
     pub(super) fn kv_append(&self, states: &mut HashMap<String, Vec<f32>>) -> Result<(), InterpError> {
         let paged = self.paged(0, 4);
-        let half = self.ty(0).dtype == DType::F16;
+        let dtype = self.ty(0).dtype;
         let Some(state) = states.get_mut(self.state_name(self.operands[0])) else { return Ok(()) };
         for (t, (position, sequence)) in self.ints(2).iter().zip(self.ints(3)).enumerate() {
             let planes = [Some(self.real(1)), (self.operands.len() > 5).then(|| self.real(5))];
@@ -67,10 +77,8 @@ impl Step<'_> {
                 for head in 0..paged.kv_heads {
                     let to = self.slot(&paged, *sequence, *position, which, head)?;
                     let from = (t * paged.kv_heads + head) * paged.head_dim;
-                    for d in 0..paged.head_dim {
-                        let x = source[from + d];
-                        state[to + d] = if half { half::f16::from_f32(x).to_f32() } else { x };
-                    }
+                    let row = &source[from..from + paged.head_dim];
+                    state[to..to + paged.head_dim].copy_from_slice(&stored(dtype, row));
                 }
             }
         }

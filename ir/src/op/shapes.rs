@@ -1,6 +1,6 @@
 //! Shape rules of the op table: the result's type, or in one sentence what is wrong.
 
-use super::{Attr, PAGE_TOKENS, PANEL_COLUMNS, ResultTypes, Signature, expand};
+use super::{Attr, KV_TYPES, PAGE_TOKENS, PANEL_COLUMNS, ResultTypes, Signature, expand};
 use crate::types::{DType, Dim, TensorType};
 
 impl Signature<'_> {
@@ -235,8 +235,9 @@ pub(super) fn rope(s: &Signature) -> Result<TensorType, String> {
 
 /// The common part of the two ops on the paged cache: a cache of `planes` planes, and the metadata from operand `first` on.
 fn check_paged(s: &Signature, kv: &TensorType, planes: u64, first: usize, tokens: Dim) -> Result<(), String> {
-    if !matches!(kv.dtype, DType::F32 | DType::F16) {
-        return Err(format!("operand kv: expected f32 or f16, found {}", kv.dtype));
+    if !KV_TYPES.contains(&kv.dtype) {
+        let names: Vec<_> = KV_TYPES.iter().map(|dtype| dtype.name()).collect();
+        return Err(format!("operand kv: expected one of {}, found {}", names.join(", "), kv.dtype));
     }
     if kv.shape[1] != Dim::Const(planes) || kv.shape[3] != Dim::Const(PAGE_TOKENS) {
         return Err(format!("operand kv: expected the shape [pages, {planes}, kv heads, {PAGE_TOKENS}, head dim]"));

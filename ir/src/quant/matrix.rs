@@ -1,14 +1,16 @@
 //! Whole matrices: sizes, packing, values.
 
 use super::checks::{expect_length, matrix_length, packed_length, row_length};
-use super::{PANEL_ROWS, QuantError, QuantFormat, activations, format};
+use super::{PANEL_ROWS, QuantError, QuantFormat, activations, format, int8_rows};
 use crate::types::DType;
 
 /// Bytes of one row-major row of `cols` elements of any type. `None` when `cols` is no multiple of the type's block or the
 /// size overflows; [`DType::Q8X32`] pads its rows to whole groups and takes any `cols`.
 pub fn row_bytes(dtype: DType, cols: u64) -> Option<u64> {
-    if dtype == DType::Q8X32 {
-        return activations::row_bytes(cols);
+    match dtype {
+        DType::Q8X32 => return activations::row_bytes(cols),
+        DType::INT8 => return int8_rows::row_bytes(cols),
+        _ => {}
     }
     if let Some(bytes) = dtype.element_bytes() {
         return cols.checked_mul(bytes);

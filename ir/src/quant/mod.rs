@@ -66,7 +66,7 @@
 //!
 //! Activations ([`DType::Q8X32`]) are row-major only; a row of `cols` values, `G = ceil(cols / 32)` groups, is
 //! `i8 × 32·G` integers, then `f32 × G` scales `d`, then `f32 × 2·G` sums: `d · Σq` of each half group of 16. The rounding is
-//! fixed bit for bit in [`activations`].
+//! fixed bit for bit in [`activations`]. So is that of the 8-bit KV cache ([`DType::INT8`]) in [`int8_rows`].
 
 mod affine_k;
 mod blocks;
@@ -92,6 +92,7 @@ mod rounding;
 pub mod activations;
 pub mod fragments;
 pub mod half_rows;
+pub mod int8_rows;
 pub mod minifloat;
 
 #[cfg(test)]
@@ -138,7 +139,7 @@ const fn planar(dtype: DType, numbers: Numbers, columns: Option<usize>) -> Plana
     Planar { dtype, numbers, columns }
 }
 
-/// The format of weights of type `dtype`; `None` for those that are none: [`DType::I32`], [`DType::Q8X32`].
+/// The format of weights of type `dtype`; `None` for those that are none: [`DType::I32`], [`DType::Q8X32`], [`DType::INT8`].
 pub fn format(dtype: DType) -> Option<&'static dyn QuantFormat> {
     FORMATS.iter().copied().find(|format| format.dtype() == dtype)
 }

@@ -1,27 +1,35 @@
 //! The paged KV cache: element types and where a head lies in a page. A page has keys and then values, or keys alone, of
-//! which latent attention takes its values as well.
+//! which latent attention takes its values as well; then the scales of its rows, if their type has any.
 
 use half::f16;
+use ir::quant::int8_rows;
+use ir::types::DType;
 
 use super::simd::Simd;
 
 /// Tokens in a page.
 pub(crate) const PAGE: usize = 16;
 
-/// An element type of the cache.
+/// An element type of the cache. A row, one head's key or value of one token, may have a scale: its values are then elements times that.
 pub(crate) trait KvElement: Copy + 'static {
+    /// The type in programs.
+    const DTYPE: DType;
+    /// Whether rows have scales.
+    const SCALED: bool = false;
     /// 16 elements, widened.
     ///
     /// # Safety
     /// Needs the instruction set `S`; `from` is valid for 16 elements.
     unsafe fn load<S: Simd>(from: *const Self) -> S::F;
-    /// To the nearest representable value, ties to even.
-    fn round(x: f32) -> Self;
+    /// To the nearest representable value, ties to even, of a row whose scale has that inverse.
+    fn round(x: f32, inverse: f32) -> Self;
     /// The value.
     fn widen(self) -> f32;
 }
 
 impl KvElement for f32 {
+    const DTYPE: DType = DType::F32;
+
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const f32) -> S::F {
         // SAFETY: passed on.
@@ -29,7 +37,7 @@ impl KvElement for f32 {
     }
 
     #[inline(always)]
-    fn round(x: f32) -> f32 {
+    fn round(x: f32, _: f32) -> f32 {
         x
     }
 
@@ -40,6 +48,8 @@ impl KvElement for f32 {
 }
 
 impl KvElement for f16 {
+    const DTYPE: DType = DType::F16;
+
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const f16) -> S::F {
         // SAFETY: passed on; f16 is its bits.
@@ -47,7 +57,7 @@ impl KvElement for f16 {
     }
 
     #[inline(always)]
-    fn round(x: f32) -> f16 {
+    fn round(x: f32, _: f32) -> f16 {
         f16::from_bits(f16_bits(x))
     }
 
@@ -57,16 +67,44 @@ impl KvElement for f16 {
     }
 }
 
+impl KvElement for i8 {
+    const DTYPE: DType = DType::INT8;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const i8) -> S::F {
+        // SAFETY: passed on.
+        unsafe { S::load_i8(from) }
+    }
+
+    #[inline(always)]
+    fn round(x: f32, inverse: f32) -> i8 {
+        int8_rows::integer(x, inverse)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+}
+
 /// Planes of a page that holds keys alone.
 pub(crate) const KEYS: usize = 1;
 
 /// Planes of a page that holds keys and values.
 pub(crate) const KEYS_AND_VALUES: usize = 2;
 
-/// Elements of a page of one layer.
+/// A page of one layer in elements, what its scales take included.
 #[inline(always)]
-pub(crate) fn page_elements(planes: usize, kv_heads: usize, head_dim: usize) -> usize {
-    planes * kv_heads * head_dim * PAGE
+pub(crate) fn page_elements<T: KvElement>(planes: usize, kv_heads: usize, head_dim: usize) -> usize {
+    let bytes = ir::op::page_bytes(T::DTYPE, planes as u64, kv_heads as u64, head_dim as u64);
+    bytes.map_or(0, |bytes| bytes as usize / size_of::<T>())
+}
+
+/// Index, in f16 from the page's start, of the scales `[16]` of a head's rows: of its keys (plane 0) or values (1).
+#[inline(always)]
+pub(crate) fn scales(planes: usize, plane: usize, head: usize, kv_heads: usize, head_dim: usize) -> usize {
+    planes * kv_heads * head_dim * (PAGE / size_of::<f16>()) + (plane * kv_heads + head) * PAGE
 }
 
 /// Index of a head's keys `[head_dim][16]` in its page.
@@ -102,6 +140,18 @@ fn f16_bits(x: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Elements, then scales, fill a page; both begin where 16 bytes do.
+    #[test]
+    fn scales_end_the_page() {
+        for (planes, kv_heads, head_dim) in [(2, 3, 64), (1, 1, 576), (2, 5, 7), (1, 2, 1)] {
+            let bytes = page_elements::<i8>(planes, kv_heads, head_dim);
+            assert_eq!(bytes % 16, 0);
+            assert_eq!(2 * scales(planes, 0, 0, kv_heads, head_dim), planes * kv_heads * head_dim * PAGE);
+            assert_eq!(2 * scales(planes, planes - 1, kv_heads - 1, kv_heads, head_dim) + 2 * PAGE, bytes);
+            assert_eq!(page_elements::<f16>(planes, kv_heads, head_dim), planes * kv_heads * head_dim * PAGE);
+        }
+    }
 
     /// Each f16 (sign aside), the floats next to it, and those at and next to the middle of it and its successor.
     #[test]

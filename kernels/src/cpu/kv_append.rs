@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
+use ir::quant::half_rows::greatest_bits;
+use ir::quant::int8_rows;
 
 use super::CpuKernel;
 use super::isa::Isa;
@@ -13,7 +15,7 @@ use super::simd::{self, Body, LANES, Simd};
 use crate::abi::KvAppendParams;
 
 /// Element types of the cache, by variant name.
-pub const VARIANTS: &[&str] = &["f16", "f32"];
+pub const VARIANTS: &[&str] = &["f16", "f32", "int8"];
 
 /// Blocks of the launch's grid: one a token.
 pub fn blocks(params: &KvAppendParams) -> usize {
@@ -25,6 +27,7 @@ pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
     match variant {
         "f16" => simd::select::<KvAppend<f16>>(isa),
         "f32" => simd::select::<KvAppend<f32>>(isa),
+        "int8" => simd::select::<KvAppend<i8>>(isa),
         _ => None,
     }
 }
@@ -59,6 +62,7 @@ pub(super) struct Slot<T> {
     page: *mut T,
     /// Its place in it.
     index: usize,
+    planes: usize,
     kv_heads: usize,
     head_dim: usize,
 }
@@ -76,8 +80,8 @@ impl<T: KvElement> Slot<T> {
             let position = *p.positions.add(token) as usize;
             let row = *p.sequences.add(token) as usize * p.page_table_stride as usize;
             let page = *p.page_table.add(row + position / PAGE) as usize;
-            let page = p.kv.cast::<T>().add(page * kv::page_elements(planes, kv_heads, head_dim));
-            Slot { page, index: position % PAGE, kv_heads, head_dim }
+            let page = p.kv.cast::<T>().add(page * kv::page_elements::<T>(planes, kv_heads, head_dim));
+            Slot { page, index: position % PAGE, planes, kv_heads, head_dim }
         }
     }
 
@@ -88,7 +92,10 @@ impl<T: KvElement> Slot<T> {
     #[inline(always)]
     pub unsafe fn write_key(&self, head: usize, from: *const f32) {
         // SAFETY: as the caller says.
-        unsafe { write::<T, PAGE>(from, self.head_dim, self.page.add(kv::keys(head, self.head_dim) + self.index)) }
+        unsafe {
+            let inverse = self.scale(0, head, from);
+            write::<T, PAGE>(from, inverse, self.head_dim, self.page.add(kv::keys(head, self.head_dim) + self.index));
+        }
     }
 
     /// Rounds and writes the value of a head, of pages that hold values.
@@ -99,7 +106,26 @@ impl<T: KvElement> Slot<T> {
     pub unsafe fn write_value(&self, head: usize, from: *const f32) {
         let at = kv::values(head, self.kv_heads, self.head_dim) + self.index * self.head_dim;
         // SAFETY: as the caller says.
-        unsafe { write::<T, 1>(from, self.head_dim, self.page.add(at)) }
+        unsafe { write::<T, 1>(from, self.scale(1, head, from), self.head_dim, self.page.add(at)) }
+    }
+
+    /// Writes the scale of a head's row and gives its inverse; does nothing where rows have no scales.
+    ///
+    /// # Safety
+    /// As [`Slot::write_key`]; the page has the plane.
+    #[inline(always)]
+    unsafe fn scale(&self, plane: usize, head: usize, from: *const f32) -> f32 {
+        if !T::SCALED {
+            return 1.0;
+        }
+        let at = kv::scales(self.planes, plane, head, self.kv_heads, self.head_dim) + self.index;
+        // SAFETY: as the caller says; the scales are of the page, which begins at a multiple of 16 bytes.
+        unsafe {
+            let row = std::slice::from_raw_parts(from, self.head_dim);
+            let (scale, inverse) = int8_rows::scale_of(greatest_bits(row));
+            *self.page.cast::<f16>().add(at) = scale;
+            inverse
+        }
     }
 }
 
@@ -108,18 +134,18 @@ impl<T: KvElement> Slot<T> {
 /// # Safety
 /// `from` has `count` elements, `to` room for them.
 #[inline(always)]
-unsafe fn write<T: KvElement, const STRIDE: usize>(from: *const f32, count: usize, to: *mut T) {
+unsafe fn write<T: KvElement, const STRIDE: usize>(from: *const f32, inverse: f32, count: usize, to: *mut T) {
     // SAFETY: as the caller says.
     unsafe {
         let whole = count / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            let rounded = from.add(i).cast::<[f32; LANES]>().read_unaligned().map(T::round);
+            let rounded = from.add(i).cast::<[f32; LANES]>().read_unaligned().map(|x| T::round(x, inverse));
             for (lane, x) in rounded.into_iter().enumerate() {
                 *to.add((i + lane) * STRIDE) = x;
             }
         }
         for i in whole..count {
-            *to.add(i * STRIDE) = T::round(*from.add(i));
+            *to.add(i * STRIDE) = T::round(*from.add(i), inverse);
         }
     }
 }
@@ -145,7 +171,7 @@ mod tests {
         empty: T,
     ) -> Vec<T> {
         let planes = if v.is_some() { 2 } else { 1 };
-        let mut pool = vec![empty; 5 * kv::page_elements(planes, kv_heads, head_dim)];
+        let mut pool = vec![empty; 5 * kv::page_elements::<T>(planes, kv_heads, head_dim)];
         let (sequences, positions) = (TOKENS.map(|t| t.0), TOKENS.map(|t| t.1));
         let params = KvAppendParams {
             k: k.as_ptr(),
@@ -173,11 +199,34 @@ mod tests {
             for h in 0..kv_heads {
                 for d in 0..head_dim {
                     let from = (t * kv_heads + h) * head_dim + d;
-                    pool[page_index * page + (h * head_dim + d) * 16 + slot] = T::round(k[from]);
+                    pool[page_index * page + (h * head_dim + d) * 16 + slot] = T::round(k[from], 1.0);
                     if let Some(v) = v {
-                        pool[page_index * page + page / 2 + (h * 16 + slot) * head_dim + d] = T::round(v[from]);
+                        pool[page_index * page + page / 2 + (h * 16 + slot) * head_dim + d] = T::round(v[from], 1.0);
                     }
                 }
+            }
+        }
+        pool
+    }
+
+    /// A page of int8: elements as [`expected`] has them, then a scale for each row, both as `ir` rounds the row.
+    fn expected_int8(kv_heads: usize, head_dim: usize, k: &[f32], v: Option<&[f32]>, empty: i8) -> Vec<i8> {
+        let planes: Vec<&[f32]> = [Some(k), v].into_iter().flatten().collect();
+        let page = planes.len() * kv_heads * 16 * (head_dim + 2);
+        let mut pool = vec![empty; 5 * page];
+        for (t, (page_index, slot)) in [(3, 15), (1, 0), (2, 4)].into_iter().enumerate() {
+            for (plane, h) in (0..planes.len()).flat_map(|plane| (0..kv_heads).map(move |h| (plane, h))) {
+                let mut row = vec![0; head_dim + 2];
+                int8_rows::quantize_row(&planes[plane][(t * kv_heads + h) * head_dim..][..head_dim], &mut row).unwrap();
+                let head = plane * kv_heads + h;
+                let (integers, scale_bytes) = row.split_at(head_dim);
+                for (d, integer) in integers.iter().enumerate() {
+                    let at =
+                        if plane == 0 { (head * head_dim + d) * 16 + slot } else { (head * 16 + slot) * head_dim + d };
+                    pool[page_index * page + at] = *integer as i8;
+                }
+                let scale = page_index * page + planes.len() * kv_heads * 16 * head_dim + 2 * (head * 16 + slot);
+                (pool[scale], pool[scale + 1]) = (scale_bytes[0] as i8, scale_bytes[1] as i8);
             }
         }
         pool
@@ -194,6 +243,8 @@ mod tests {
                     prop_assert_eq!(got, expected(kv_heads, head_dim, &k, v, 9f32), "{}", isa);
                     let got = run("f16", isa, kv_heads, head_dim, &k, v, f16::MAX);
                     prop_assert_eq!(got, expected(kv_heads, head_dim, &k, v, f16::MAX), "{}", isa);
+                    let got = run("int8", isa, kv_heads, head_dim, &k, v, 99i8);
+                    prop_assert_eq!(got, expected_int8(kv_heads, head_dim, &k, v, 99), "{}", isa);
                 }
             }
         }

@@ -47,6 +47,8 @@ struct Shape {
     group: u32,
     /// 16-bit parts of a number.
     parts: u32,
+    /// Whether what the cache holds is copied to shared memory as it is, while others are multiplied.
+    copied: bool,
 }
 
 /// How a block is laid out.
@@ -71,6 +73,7 @@ impl Shape {
             latent: p.value_dim > 0,
             group: p.heads.checked_div(p.kv_heads).unwrap_or(1).max(1),
             parts: if variant == "f32" { 3 } else { 1 },
+            copied: variant == "f16",
         }
     }
 
@@ -96,9 +99,9 @@ impl Shape {
         (1..=whole.div_ceil(16)).map(move |n| whole.div_ceil(n).next_multiple_of(step)).filter(move |c| *c <= most)
     }
 
-    /// Stages of a ring, most first. Numbers of several parts are loaded through registers, where a ring gains nothing.
+    /// Stages of a ring, most first. Numbers that are no copies are loaded through registers, where a ring gains nothing.
     fn rings(self, most: u32) -> impl Iterator<Item = u32> {
-        let (least, most) = if self.parts == 1 { (2, most) } else { (1, 1) };
+        let (least, most) = if self.copied { (2, most) } else { (1, 1) };
         (least..=most).rev()
     }
 
@@ -179,9 +182,7 @@ fn workspace_bytes(variant: &str, p: &AttentionParams) -> u64 {
 fn check(variant: &str, p: &AttentionParams) -> Result<Shape, Constraint> {
     let shape = Shape::new(variant, p);
     let refuse = |message: String| Err(refused("attention", variant, message));
-    if !matches!(variant, "f16" | "f32") {
-        return refuse(format!("no cache of type {variant:?}; there are f16 and f32"));
-    }
+    super::heads::cache("attention", variant, variant)?;
     if p.kv_heads == 0 || p.heads == 0 || !p.heads.is_multiple_of(p.kv_heads) {
         return refuse(format!("{} query heads are not a multiple of {} KV heads", p.heads, p.kv_heads));
     }
@@ -283,7 +284,7 @@ mod tests {
     fn every_shape_that_is_taken_has_a_layout() {
         let latent = (1..=576).flat_map(|dim| [1, dim.min(512)].map(|value| [dim, value]));
         for dims in (8..=256).step_by(2).map(|dim| [dim, 0]).chain(latent) {
-            for variant in ["f16", "f32"] {
+            for variant in ["f16", "f32", "int8"] {
                 for group in [1, 9, 128] {
                     let defines = specialise(variant, &params(1, [group, 1], dims, 4));
                     assert!(defines.is_ok(), "{variant} {dims:?} {group}: {}", defines.unwrap_err());

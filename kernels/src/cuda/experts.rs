@@ -253,19 +253,16 @@ fn combine_down_launches(experts: &Experts) -> Vec<CudaLaunch> {
         let bytes = experts.variant.few_bytes(experts.slots, experts.cols, tiles * experts.slots);
         return experts.few("combine_down_few", [tiles, experts.tokens], bytes);
     }
-    let add = CudaLaunch {
-        entry: "combine_down_add",
-        grid: [experts.tokens * experts.rows.div_ceil(THREADS), 1, 1],
-        threads: THREADS,
-        shared_bytes: 0,
-    };
-    let multiply = experts.many(["combine_down_many", "combine_down_narrow"], MANY_TILES);
-    vec![prepare("combine_down_prepare", experts), multiply, add]
+    vec![
+        prepare("combine_down_prepare", experts),
+        experts.many(["combine_down_many", "combine_down_narrow"], MANY_TILES),
+    ]
 }
 
-fn combine_down_constants(variant: &str, p: &CombineDownParams) -> Result<Vec<Define>, Constraint> {
-    grid::expect("combine_down", variant, u64::from(p.tokens) * u64::from(p.rows.div_ceil(THREADS)), 1)?;
-    constants("combine_down", variant, of_combine_down(variant, p), Vec::new())
+/// Workspace of many tokens: results of the pairs, and for each token and block of rows how many of them are there.
+fn combine_down_workspace(experts: &Experts) -> u64 {
+    let counters = u64::from(experts.tokens) * u64::from(experts.row_tiles().div_ceil(MANY_TILES));
+    experts.workspace() + 4 * (experts.pairs() * u64::from(experts.rows) + counters)
 }
 
 fn gate_up_constants(variant: &str, p: &GateUpParams) -> Result<Vec<Define>, Constraint> {
@@ -300,10 +297,10 @@ pub static GROUPED_MATMUL: CudaKernel = cuda_kernel!(
 
 pub static COMBINE_DOWN: CudaKernel = cuda_kernel!(
     "combine_down", "combine_down.cu", CombineDownParams,
-    specialise: |variant, p| combine_down_constants(variant, p),
+    specialise: |variant, p| constants("combine_down", variant, of_combine_down(variant, p), Vec::new()),
     launches: |variant, p| with_work(of_combine_down(variant, p), combine_down_launches),
     workspace: |variant, p| with_work(of_combine_down(variant, p), |e| match combine_down_few(e) {
         Some(_) => 0,
-        None => e.workspace() + 4 * e.pairs() * u64::from(e.rows),
+        None => combine_down_workspace(e),
     }),
 );

@@ -33,7 +33,8 @@ pub(super) fn cache(kernel: &'static str, variant: &str, word: &str) -> Result<&
     match word {
         "f16" => Ok("CacheF16"),
         "f32" => Ok("CacheF32"),
-        _ => Err(refused(kernel, variant, format!("no cache of type {word:?}; there are f16 and f32"))),
+        "int8" => Ok("CacheInt8"),
+        _ => Err(refused(kernel, variant, format!("no cache of type {word:?}; there are f16, f32 and int8"))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The CUDA side of the catalog: for each kernel its source, what it is specialised by, and the launches that carry it out.
 //!
-//! A catalog launch becomes one to three CUDA launches. Each entry takes the kernel's parameter struct by value and the
+//! A catalog launch becomes one or two CUDA launches. Each entry takes the kernel's parameter struct by value and the
 //! device's workspace: `NAME(const __grid_constant__ XParams p, unsigned char *workspace)`. Nothing here knows a driver: the cuda device
 //! and the simulator both launch what these rows say.
 

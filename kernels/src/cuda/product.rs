@@ -26,10 +26,15 @@ const PARTIAL_BYTES: u32 = SLICES * COLUMNS * 20 * 4;
 pub const MANY_TILES: u32 = SLICES;
 
 /// Shared memory of the many-token path, in bytes: what a block may use, less room for the kernel's own.
-const MANY_LIMIT: u32 = 98 * 1024;
+pub const MANY_LIMIT: u32 = 98 * 1024;
 
 /// Most stages of its ring.
 const MOST_STAGES: u32 = 6;
+
+/// Shared memory of the sums of the many-token path, with a pitch of 20, in bytes.
+pub fn many_sum_bytes(tokens: u32) -> u32 {
+    MANY_TILES * tokens * 20 * 4
+}
 
 /// How a product sees its activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +179,7 @@ impl Variant {
         let stage = |chunks| chunks * (self.parts() * tokens * 128 + MANY_TILES * codes) + MANY_TILES * scales;
         let paired = self.unit_chunks() >= 2 && 4 * stage(2) <= ring;
         let stage = stage(1 + u32::from(paired));
-        (totals + stage * (ring / stage).min(MOST_STAGES)).max(MANY_TILES * tokens * 20 * 4)
+        (totals + stage * (ring / stage).min(MOST_STAGES)).max(many_sum_bytes(tokens))
     }
 
     /// Workspace of `rows` prepared rows: their parts, all chunks of whole units, then their factors.

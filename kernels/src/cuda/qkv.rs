@@ -1,15 +1,15 @@
-//! `qkv`: products whose rows are heads, in one launch for few tokens, in three for many.
+//! `qkv`: products whose rows are heads, in one launch for few tokens, in two for many.
 
 use super::grid::{expect, refused};
-use super::product::{COLUMNS, MANY_TILES, THREADS, Variant};
+use super::product::{COLUMNS, MANY_LIMIT, MANY_TILES, THREADS, Variant, many_sum_bytes};
 use super::{COUNTER_BYTES, Constraint, CudaKernel, CudaLaunch, Define, SHARED_BYTES, cuda_kernel, heads};
 use crate::abi::QkvParams;
 
 /// Row tiles of a block of `qkv_few`.
 const BLOCK_TILES: u32 = 2;
 
-/// Heads of a block of `qkv_finish`, a warp each.
-const FINISHED_HEADS: u32 = 8;
+/// Rows of a block of `qkv_many`.
+const BLOCK_ROWS: u32 = MANY_TILES * TILE_ROWS;
 
 /// Rows of a tile.
 const TILE_ROWS: u32 = 16;
@@ -42,15 +42,15 @@ fn constants(variant: &str, p: &QkvParams) -> Result<Vec<Define>, Constraint> {
     if u64::from(heads_of_all(p)) * u64::from(p.head_dim) > i32::MAX as u64 {
         return Err(refuse(format!("{} heads of {} rows are more than 2^31 rows", heads_of_all(p), p.head_dim)));
     }
-    let most = SHARED_BYTES / (4 * FINISHED_HEADS);
+    let many_tokens = product(variant).map_or(COLUMNS, Variant::many_tokens);
+    let most = (MANY_LIMIT - many_sum_bytes(many_tokens)) / (4 * MANY_TILES);
     if p.head_dim > most {
         return Err(refuse(format!("a head of {} dimensions, more than {most}: leave its product apart", p.head_dim)));
     }
     if !p.inv_freq.is_null() && 2 * u64::from(p.pairs) > u64::from(p.head_dim) {
         return Err(refuse(format!("{} pairs to turn of a head of {} dimensions", p.pairs, p.head_dim)));
     }
-    let token_blocks = product(variant).map_or(0, |product| p.tokens.div_ceil(product.many_tokens()));
-    expect("qkv", variant, p.tokens.into(), token_blocks.max(heads_of_all(p).div_ceil(FINISHED_HEADS)).into())?;
+    expect("qkv", variant, p.tokens.into(), p.tokens.div_ceil(many_tokens).into())?;
     Ok(defines)
 }
 
@@ -93,17 +93,23 @@ fn launches_of(variant: &str, p: &QkvParams) -> Vec<CudaLaunch> {
     }
     let tokens = variant.many_tokens();
     let blocks = (tiles_of_all(p).div_ceil(MANY_TILES), p.tokens.div_ceil(tokens));
-    vec![
-        launch("qkv_prepare", p.tokens, 1, 0),
-        launch("qkv_many", blocks.0, blocks.1, variant.many_bytes(tokens)),
-        launch("qkv_finish", p.tokens, heads.div_ceil(FINISHED_HEADS), 4 * FINISHED_HEADS * p.head_dim),
-    ]
+    vec![launch("qkv_prepare", p.tokens, 1, 0), launch("qkv_many", blocks.0, blocks.1, many_bytes(variant, p))]
 }
 
-/// Counters, and the more of what few and many tokens keep: a launch of fewer may take either path.
+/// Dynamic shared memory of `qkv_many`: that of the product, and where its sums end room for a head a warp.
+fn many_bytes(variant: Variant, p: &QkvParams) -> u32 {
+    let tokens = variant.many_tokens();
+    variant.many_bytes(tokens).max(many_sum_bytes(tokens) + 4 * MANY_TILES * p.head_dim)
+}
+
+/// Counters, and the more of what few and many tokens keep: a launch of fewer may take either path. Many keep products, and how many blocks
+/// are done, of heads that blocks share.
 fn bytes_kept(variant: &str, p: &QkvParams) -> u64 {
     let Some(variant) = product(variant) else { return 0 };
     let products = |tokens: u32| 4 * u64::from(tokens) * u64::from(heads_of_all(p)) * u64::from(p.head_dim);
-    let many = variant.prepared_bytes(p.tokens.into(), p.cols) + products(p.tokens);
+    let counters = 4 * u64::from(p.tokens.div_ceil(variant.many_tokens())) * u64::from(heads_of_all(p));
+    let are_shared = !BLOCK_ROWS.is_multiple_of(p.head_dim);
+    let shared = if are_shared { products(p.tokens) + counters } else { 0 };
+    let many = variant.prepared_bytes(p.tokens.into(), p.cols) + shared;
     u64::from(COUNTER_BYTES) + many.max(products(COLUMNS.min(p.tokens)))
 }

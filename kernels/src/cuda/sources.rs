@@ -38,7 +38,7 @@ names! {
     "activations.cuh",
     "arrival.cuh",
     "async.cuh",
-    "attention_chunks.cuh", "attention_segments.cuh", "attention_tiles.cuh",
+    "attention_chunks.cuh", "attention_loads.cuh", "attention_segments.cuh", "attention_tiles.cuh",
     "attention_unit.cuh",
     "combine.cuh",
     "dequant.cuh",

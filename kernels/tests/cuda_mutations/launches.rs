@@ -18,6 +18,7 @@ pub enum On {
     DownFew,
     DownMany,
     Segments,
+    ScaledSegments,
     Tiles,
     QkvFew,
     QkvMany,
@@ -46,6 +47,7 @@ pub const ALL: &[On] = &[
     DownFew,
     DownMany,
     Segments,
+    ScaledSegments,
     Tiles,
     QkvFew,
     QkvMany,
@@ -77,6 +79,10 @@ impl On {
             Segments => {
                 let setting = attention::Setting { window: 400, ..attention::plain("f16", 4, 2, 64) };
                 setting.case(&[600, 5], &[attention::run(0, 599, 1), attention::run(1, 3, 2)].concat())
+            }
+            ScaledSegments => {
+                let tokens = [attention::run(0, 599, 1), attention::run(1, 3, 2)].concat();
+                attention::plain("int8", 4, 2, 64).case(&[600, 5], &tokens)
             }
             Tiles => {
                 let runs = [(0, 3, 3), (1, 60, 10), (2, 5, 1), (3, 0, 1), (4, 70, 19)];

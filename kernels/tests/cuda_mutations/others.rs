@@ -46,6 +46,12 @@ pub const BUGS_IN_ATTENTION: &[Mutation] = &[
         By::Values,
     ),
     Mutation(
+        "rows of a page have the scale of its first",
+        ScaledSegments,
+        text("attention_chunks.cuh", "HEAD_DIM) + position % PAGE_TOKENS;", "HEAD_DIM);"),
+        By::Values,
+    ),
+    Mutation(
         "the softmax of a segment is not kept",
         Segments,
         text("attention_segments.cuh", "partials.softmax[at] = folds.softmax;", "(void)0;"),
@@ -119,8 +125,36 @@ pub const BUGS_IN_HEADS_AND_ROWS: &[Mutation] = &[
     Mutation(
         "keys are multiplied where values belong",
         QkvMany,
-        text("qkv.cu", "products.query_rows + (kind - 1) * products.key_rows", "products.query_rows"),
+        text("qkv.cu", "kind == KEY ? heads : heads + kv_heads; }", "heads; }"),
         By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "counters of shared heads are not cleared",
+        QkvMany,
+        text(
+            "qkv.cu",
+            "    clear_counters(shared.counters, (u64)((p.tokens - 1) / Product::TOKENS + 1) * shared.heads);\n",
+            "",
+        ),
+        By::Check(Kind::Uninitialised),
+    ),
+    Mutation(
+        "every block finishes the heads it shares",
+        QkvMany,
+        text("arrival.cuh", "atomicAdd(counter(i), 1) + 1 == all", "atomicAdd(counter(i), 1) + 1 <= all"),
+        By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "a shared head is looked for among this block's sums",
+        QkvMany,
+        text("qkv.cu", "const bool whole = rows.blocks(head) == 1;", "const bool whole = true;"),
+        By::Check(Kind::OutOfBounds),
+    ),
+    Mutation(
+        "heads are finished over the sums of others",
+        QkvMany,
+        text("qkv.cu", "Product::sums(memory, Product::WARPS) + warp", "Product::sums(memory, 1) + warp"),
+        By::Check(Kind::SharedRace),
     ),
     Mutation(
         "a page too far",

@@ -319,12 +319,38 @@ pub const BUGS_IN_PRODUCTS_WITH_EXPERTS: &[Mutation] = &[
     Mutation(
         "results of a token lie on those of the one before",
         DownMany,
-        text(
-            "combine_down.cu",
-            "space(workspace).rest + token * p.slots * p.rows;",
-            "space(workspace).rest + token * p.rows;",
-        ),
-        By::Values,
+        text("combine_down.cu", "first + token(i) * p.slots * p.rows + row", "first + token(i) * p.rows + row"),
+        By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "results arrive before they are visible",
+        DownMany,
+        text("arrival.cuh", "  __threadfence();\n  __syncthreads();\n  for", "  __syncthreads();\n  for"),
+        By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "results arrive before all warps have written them",
+        DownMany,
+        text("arrival.cuh", "  __threadfence();\n  __syncthreads();\n  for", "  __threadfence();\n  for"),
+        By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "a token ends a result too early",
+        DownMany,
+        text("combine_down.cu", "{ return p.slots; }, [&]", "{ return p.slots - 1; }, [&]"),
+        By::Check(Kind::GlobalRace),
+    ),
+    Mutation(
+        "counters of results are not cleared",
+        DownMany,
+        text("combine_down.cu", "  clear_counters(results.counters, (u64)p.tokens * results.row_blocks);\n", ""),
+        By::Check(Kind::Uninitialised),
+    ),
+    Mutation(
+        "results of all tokens are counted together",
+        DownMany,
+        text("combine_down.cu", "token(i) * row_blocks + blockIdx.y; }", "row_blocks + blockIdx.y; }"),
+        By::Check(Kind::GlobalRace),
     ),
     Mutation(
         "sums of the lanes of a warp are read at once",

@@ -8,7 +8,10 @@
 
 pub mod attention;
 pub mod bugs;
+pub mod draw;
 pub mod experts;
+pub mod kv;
+pub mod oracle;
 pub mod products;
 pub mod qkv;
 pub mod route;
@@ -33,6 +36,10 @@ use bugs::{Bug, Change};
 /// Architectures whose PTX is executed: one of each dialect.
 pub const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_100"];
 
+/// How a product sees its activations, and types of caches.
+pub const FORMS: [&str; 5] = ["f32", "f32.half", "f32.block", "f32.row", "q8x32"];
+pub const CACHES: [&str; 3] = ["f16", "f32", "int8"];
+
 /// A buffer of a case.
 #[derive(Clone)]
 struct Buffer {
@@ -55,6 +62,16 @@ pub struct Case {
     /// Fields that share the buffer of another.
     aliases: BTreeMap<&'static str, &'static str>,
     values: BTreeMap<&'static str, u64>,
+    pace: Pace,
+}
+
+/// How much NVRTC makes of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pace {
+    /// What artifacts hold.
+    Optimised,
+    /// The same source without some optimisations, in less than half the time: for the very many variants.
+    Fast,
 }
 
 /// What a launch wrote, by field.
@@ -76,7 +93,7 @@ impl Case {
         let kernel = catalog::lookup(kernel).unwrap_or_else(|| panic!("the catalog has no kernel {kernel}"));
         assert!(kernel.has_variant(variant), "{} has no variant {variant:?}", kernel.name);
         let (buffers, aliases, values) = Default::default();
-        Case { kernel, variant: variant.into(), buffers, aliases, values }
+        Case { kernel, variant: variant.into(), buffers, aliases, values, pace: Pace::Optimised }
     }
 
     /// A buffer that is read.
@@ -118,6 +135,22 @@ impl Case {
         self.buffers.get_mut(of).unwrap().written = true;
         self.aliases.insert(field, of);
         self
+    }
+
+    /// The case without an operand or result.
+    pub fn without(mut self, field: &str) -> Case {
+        self.buffers.remove(field);
+        self
+    }
+
+    /// A count, 0 if none is given or the kernel has none of this name.
+    pub fn value(&self, field: &str) -> u64 {
+        self.values.get(field).copied().unwrap_or(0)
+    }
+
+    /// The case compiled in that way.
+    pub fn at(self, pace: Pace) -> Case {
+        Case { pace, ..self }
     }
 
     /// A count.
@@ -266,8 +299,10 @@ impl Case {
         params.push(workspace.0);
         let params: Vec<u8> = params.iter().flat_map(|w| w.to_le_bytes()).collect();
         let module = match bug.and_then(Bug::text) {
-            Some(change) => Arc::new(parsed(&compile(&specialisation, architecture, Some(change)), &specialisation)),
-            None => module(&specialisation, architecture),
+            Some(change) => {
+                Arc::new(parsed(&compile(&specialisation, architecture, self.pace, Some(change)), &specialisation))
+            }
+            None => module(&specialisation, architecture, self.pace),
         };
         let options = Options { checks: true, counters: true, instruction_limit: 1 << 28, ..Options::default() };
         let mut reports = Vec::new();
@@ -290,15 +325,15 @@ impl Case {
 const MOST_MODULES: usize = 64;
 
 /// The PTX of a kernel, compiled once and read once, as a rule, a process.
-pub fn module(specialisation: &Specialisation, architecture: &str) -> Arc<Module> {
-    type Modules = Mutex<HashMap<(Specialisation, String), Arc<Module>>>;
+pub fn module(specialisation: &Specialisation, architecture: &str, pace: Pace) -> Arc<Module> {
+    type Modules = Mutex<HashMap<(Specialisation, String, Pace), Arc<Module>>>;
     static MODULES: OnceLock<Modules> = OnceLock::new();
-    let key = (specialisation.clone(), architecture.to_string());
+    let key = (specialisation.clone(), architecture.to_string(), pace);
     let modules = MODULES.get_or_init(Mutex::default);
     if let Some(module) = modules.lock().unwrap().get(&key) {
         return module.clone();
     }
-    let module = Arc::new(parsed(&compile(specialisation, architecture, None), specialisation));
+    let module = Arc::new(parsed(&compile(specialisation, architecture, pace, None), specialisation));
     let mut modules = modules.lock().unwrap();
     if modules.len() == MOST_MODULES {
         modules.clear();
@@ -311,11 +346,14 @@ fn parsed(ptx: &str, specialisation: &Specialisation) -> Module {
     Module::parse(ptx, &specialisation.name()).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// The NVRTC from which on [`Pace::Fast`] is known to work; one before compiles as always.
+const KNOWS_FAST: (i32, i32) = (12, 9);
+
 /// PTX by NVRTC, of the source or of a changed one.
-fn compile(specialisation: &Specialisation, architecture: &str, change: Option<&Change>) -> String {
+fn compile(specialisation: &Specialisation, architecture: &str, pace: Pace, change: Option<&Change>) -> String {
     static NVRTC: OnceLock<CachedNvrtc> = OnceLock::new();
-    let nvrtc =
-        NVRTC.get_or_init(|| CachedNvrtc::new(toolchain::locate::nvrtc(None).unwrap_or_else(|e| panic!("{e}")).0));
+    let open = || toolchain::locate::nvrtc(None).and_then(|(nvrtc, _)| CachedNvrtc::new(nvrtc));
+    let nvrtc = NVRTC.get_or_init(|| open().unwrap_or_else(|e| panic!("{e}")));
     let name = cuda::lookup(specialisation.kernel).unwrap().source;
     let text = cuda::source(name).unwrap_or_else(|| panic!("no source {name}"));
     // Those it includes alone, so that the cache outlives changes of the others.
@@ -330,7 +368,11 @@ fn compile(specialisation: &Specialisation, architecture: &str, change: Option<&
     }
     let source = Source { name, text, headers: &headers };
     let architecture = architecture.replace("sm_", "compute_");
-    let compiled = nvrtc.compile(&source, &architecture, &specialisation.options());
+    let mut options = specialisation.options();
+    if pace == Pace::Fast && nvrtc.nvrtc().version() >= KNOWS_FAST {
+        options.push("-Ofc=mid".into());
+    }
+    let compiled = nvrtc.compile(&source, &architecture, &options);
     compiled.unwrap_or_else(|e| panic!("{}: {e}", specialisation.name())).0.ptx
 }
 

@@ -4,10 +4,17 @@ use half::f16;
 use ir::quant::activations;
 use ir::types::DType;
 
+use super::kv::f32_page;
 use super::{ARCHITECTURES, Case, Outputs, Simulated, floats, noise, random_weights, relative_rms};
 
 /// Pages of the pool; a sequence has three of them.
 pub const PAGES: usize = 7;
+
+/// Positions of a sequence's pages.
+pub const POSITIONS: usize = 48;
+
+/// What integers and scales of a cache are before the launch.
+const UNTOUCHED_BYTE: u8 = 9;
 
 /// A launch and what it has beside the projections.
 #[derive(Clone, Copy)]
@@ -92,6 +99,7 @@ impl Shape {
             let elements = PAGES * 2 * kv_heads * head_dim * 16;
             case = match self.cache {
                 "f16" => case.update("kv", &vec![f16::MAX; elements]),
+                "int8" => case.update("kv", &vec![UNTOUCHED_BYTE; elements + PAGES * 2 * kv_heads * 32]),
                 _ => case.update("kv", &vec![9f32; elements]),
             };
         }
@@ -154,19 +162,31 @@ impl Shape {
         let written = a.iter().zip(&b).filter(|(a, b)| **a != self.untouched() || **b != self.untouched());
         let (a, b): (Vec<f32>, Vec<f32>) = written.unzip();
         assert_eq!(a.len(), 2 * self.tokens * self.kv_heads * self.head_dim, "{name}: slots of tokens alone");
-        // An f16 that is rounded the other way is one part in 2048 off.
-        let limit = if self.cache == "f16" { limit.max(1e-4) } else { limit };
+        // An f16 that is rounded the other way is one part in 2048 off, an integer one in 127 of its row's greatest.
+        let limit = match self.cache {
+            "f16" => limit.max(1e-4),
+            "int8" => limit.max(2e-3),
+            _ => limit,
+        };
         let error = relative_rms(&a, &b);
         assert!(error <= limit, "{name}: keys and values differ by {error:e}");
     }
 
     pub fn untouched(&self) -> f32 {
-        if self.cache == "f16" { f16::MAX.to_f32() } else { 9.0 }
+        match self.cache {
+            "f16" => f16::MAX.to_f32(),
+            "int8" => f32::from(UNTOUCHED_BYTE) * f16::from_le_bytes([UNTOUCHED_BYTE; 2]).to_f32(),
+            _ => 9.0,
+        }
     }
 
     pub fn elements(&self, cache: &[u8]) -> Vec<f32> {
         match self.cache {
             "f16" => cache.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            "int8" => {
+                let page = |page: &[u8]| f32_page(page, 2, self.kv_heads, self.head_dim);
+                cache.chunks_exact(cache.len() / PAGES).flat_map(page).collect()
+            }
             _ => floats(cache),
         }
     }

@@ -1,4 +1,4 @@
-//! A small launch of each kernel that multiplies no matrix: ragged shapes with tails of rows and columns.
+//! Small launches of kernels that multiply no matrix: ragged shapes with tails of rows and columns.
 
 use ir::types::DType;
 
@@ -27,39 +27,8 @@ pub fn layer_norm() -> Case {
     mapped("layer_norm").input("weight", &noise(2, COLS)).input("bias", &noise(3, COLS)).number("eps", 1e-5)
 }
 
-pub fn norm_add() -> Case {
-    mapped("norm_add")
-        .input("weight", &noise(2, COLS))
-        .input("residual", &noise(3, ROWS * COLS))
-        .output::<f32>("squares", ROWS * COLS.div_ceil(16))
-        .number("eps", 1e-5)
-        .number("factor", 0.75)
-}
-
-pub fn scale_columns() -> Case {
-    mapped("scale_columns").input("w", &noise(2, COLS))
-}
-
-pub fn sigmoid_gate() -> Case {
-    mapped("sigmoid_gate").input("gate", &noise(2, ROWS))
-}
-
 pub fn square_sums() -> Case {
     rows("square_sums", "").output::<f32>("out", ROWS * COLS.div_ceil(16))
-}
-
-fn rounded_bytes(variant: &str) -> usize {
-    ROWS * if variant == "half" { 4 * COLS } else { 44 * COLS.div_ceil(32) }
-}
-
-pub fn quantize_rows(variant: &str) -> Case {
-    rows("quantize_rows", variant).output::<u8>("out", rounded_bytes(variant))
-}
-
-/// Columns scaled alone: sums of a norm have another order than the native ones, and roundings would differ.
-pub fn norm_quantize(variant: &str) -> Case {
-    let case = rows("norm_quantize", variant).input("weight", &noise(2, COLS));
-    case.output::<u8>("out", rounded_bytes(variant)).count("norm", 3)
 }
 
 /// Sums of squares of panels of `tokens` rows.
@@ -81,19 +50,6 @@ pub fn scale_rows() -> Case {
         .number("eps", 1e-5)
 }
 
-pub fn finish_logits() -> Case {
-    let (tokens, experts) = (2, 33);
-    Case::new("finish_logits", "")
-        .input("partials", &noise(1, tokens * COLS.div_ceil(16) * experts))
-        .input("squares", &squares(tokens))
-        .input("bias", &noise(3, experts))
-        .output::<f32>("out", tokens * experts)
-        .count("tokens", tokens)
-        .count("experts", experts)
-        .count("width", COLS)
-        .number("eps", 1e-6)
-}
-
 /// Rows 0, 16 and the last of a table of 17 rows.
 pub fn embedding(dtype: DType, cols: usize) -> Case {
     let (ids, rows) = ([0, 16, 7], 17);
@@ -106,28 +62,6 @@ pub fn embedding(dtype: DType, cols: usize) -> Case {
         .count("cols", cols)
 }
 
-pub fn column_partials(dtype: DType) -> Case {
-    let experts = 18;
-    Case::new("column_partials", dtype.name())
-        .input("x", &noise(1, ROWS * COLS))
-        .input("norm", &noise(2, COLS))
-        .weights("w", dtype, [1, experts, COLS], &random_weights(3, dtype, [1, experts, COLS]))
-        .output::<f32>("out", ROWS * COLS.div_ceil(16) * experts)
-        .count("tokens", ROWS)
-        .count("cols", COLS)
-        .count("experts", experts)
-}
-
-pub fn gather_rows() -> Case {
-    let indices = [2, 0, 2];
-    Case::new("gather_rows", "")
-        .input("x", &noise(1, ROWS * COLS))
-        .input("rows", &indices)
-        .output::<f32>("out", indices.len() * COLS)
-        .count("count", indices.len())
-        .count("cols", COLS)
-}
-
 pub fn concat() -> Case {
     let b_cols = 77;
     Case::new("concat", "")
@@ -137,74 +71,6 @@ pub fn concat() -> Case {
         .count("rows", ROWS)
         .count("a_cols", COLS)
         .count("b_cols", b_cols)
-}
-
-/// Some columns and one expert do not exist.
-pub fn permute_columns() -> Case {
-    let index: Vec<i32> = (0..2 * COLS).map(|i| (i * 7 + 3) as i32 % (COLS as i32 + 2) - 1).collect();
-    Case::new("permute_columns", "")
-        .input("x", &noise(1, ROWS * COLS))
-        .input("index", &index)
-        .input("experts", &[1, 2, 0])
-        .output::<f32>("out", ROWS * COLS)
-        .count("tokens", ROWS)
-        .count("slots", 1)
-        .count("matrices", 2)
-        .count("cols", COLS)
-}
-
-pub fn binary(variant: &str) -> Case {
-    let count = 1100;
-    let a: Vec<f32> = noise(1, count).iter().map(|x| 6.0 * x).collect();
-    let case = Case::new("binary", variant).input("a", &a).input("b", &noise(2, count));
-    case.output::<f32>("out", count).count("count", count).number("limit", 0.9)
-}
-
-pub fn unary(variant: &str) -> Case {
-    let case = Case::new("unary", variant).input("x", &noise(1, 1100)).output::<f32>("out", 1100);
-    case.count("count", 1100).number("value", 1.7)
-}
-
-/// A launch over the results of a token's experts.
-fn combining(kernel: &str) -> Case {
-    let slots = 4;
-    Case::new(kernel, "")
-        .input("y", &noise(1, ROWS * slots * COLS))
-        .input("weights", &noise(2, ROWS * slots))
-        .output::<f32>("out", ROWS * COLS)
-        .count("tokens", ROWS)
-        .count("slots", slots)
-        .count("cols", COLS)
-}
-
-pub fn combine() -> Case {
-    combining("combine")
-}
-
-pub fn combine_add() -> Case {
-    combining("combine_add")
-        .input("residual", &noise(3, ROWS * COLS))
-        .output::<f32>("squares", ROWS * COLS.div_ceil(16))
-        .number("factor", 0.75)
-}
-
-/// Tokens of two tables of frequencies, by pairs of neighbours.
-pub fn rope() -> Case {
-    let (heads, head_dim, pairs) = (3, 20, 7);
-    let frequencies: Vec<f32> = (0..2 * pairs).map(|i| 0.9f32.powi(i as i32)).collect();
-    Case::new("rope", "")
-        .input("x", &noise(1, ROWS * heads * head_dim))
-        .input("positions", &[0, 77, 4095])
-        .input("inv_freq", &frequencies)
-        .input("table", &[0, 1, 1])
-        .output::<f32>("out", ROWS * heads * head_dim)
-        .count("tokens", ROWS)
-        .count("heads", heads)
-        .count("head_dim", head_dim)
-        .count("pairs", pairs)
-        .count("tables", 2)
-        .count("interleaved", 1)
-        .number("scale", 1.25)
 }
 
 /// Tokens of two sequences over five pages of a cache; what is no token's slot stays as it was.
@@ -223,6 +89,7 @@ pub fn kv_append(variant: &str) -> Case {
         .count("page_table_stride", 2);
     match variant {
         "f16" => case.update("kv", &vec![half::f16::MAX; elements]),
+        "int8" => case.update("kv", &vec![9u8; elements + 5 * 2 * heads * 32]),
         _ => case.update("kv", &vec![9f32; elements]),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ir::op::PAGE_TOKENS;
+use ir::op::{KV_TYPES, PAGE_TOKENS, page_bytes};
 use ir::program::{Access, Arg, Binding, Launch, Program};
 use ir::types::{DType, Dim, TensorType};
 use kernels::catalog::{self, FieldKind};
@@ -76,17 +76,14 @@ pub(super) fn check_manifest(m: &Manifest) -> Checked {
 fn check_kv(m: &Manifest) -> Checked {
     let kv = &m.kv;
     expect("kv.page_tokens", PAGE_TOKENS, kv.page_tokens)?;
-    let bytes = match kv.dtype.as_str() {
-        "f16" => 2,
-        "f32" => 4,
-        _ => return Err(("kv.dtype".into(), Fault::mismatch("\"f16\" or \"f32\"", format!("{:?}", kv.dtype)))),
+    let Some(dtype) = KV_TYPES.into_iter().find(|dtype| dtype.name() == kv.dtype) else {
+        let known: Vec<_> = KV_TYPES.iter().map(|dtype| format!("{:?}", dtype.name())).collect();
+        return Err(("kv.dtype".into(), Fault::mismatch(known.join(" or "), format!("{:?}", kv.dtype))));
     };
     if !(1..=2).contains(&kv.planes) {
         return Err(("kv.planes".into(), Fault::mismatch("1 or 2", kv.planes)));
     }
-    let page = [kv.heads, kv.head_dim, kv.planes, PAGE_TOKENS, bytes]
-        .into_iter()
-        .try_fold(1u64, u64::checked_mul)
+    let page = page_bytes(dtype, kv.planes, kv.heads, kv.head_dim)
         .ok_or_else(|| ("kv.page_bytes_per_layer".to_string(), Fault::Invalid("the page size overflows".into())))?;
     expect("kv.page_bytes_per_layer", page, kv.page_bytes_per_layer)?;
     let names: HashSet<&String> = kv.states.iter().collect();

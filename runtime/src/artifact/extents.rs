@@ -4,7 +4,7 @@
 //! executed, that a program read from disk stays inside its memory. A kernel without a row here cannot be loaded; the catalog's
 //! services have none.
 
-use ir::op::{PAGE_TOKENS, PANEL_COLUMNS};
+use ir::op::{PANEL_COLUMNS, page_bytes};
 use ir::quant::row_bytes;
 use ir::types::DType;
 use kernels::cpu::gate_up::{ACTIVATIONS, SCORINGS};
@@ -146,7 +146,7 @@ impl Call<'_> {
     }
 
     fn page_of(&self, dtype: DType, planes: u64) -> Option<u64> {
-        self.product(&["kv_heads", "head_dim"])?.checked_mul(planes * PAGE_TOKENS)?.checked_mul(dtype.element_bytes()?)
+        page_bytes(dtype, planes, self.count("kv_heads")?, self.count("head_dim")?)
     }
 
     /// Bytes of a packed matrix whose rows are the dimensions of heads.

@@ -93,7 +93,7 @@ pub struct ModelCard {
 /// The paged KV cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvInfo {
-    /// Element type: `f16` or `f32`.
+    /// Element type: `f16`, `f32` or `int8`.
     pub dtype: String,
     /// Tokens in a page.
     pub page_tokens: u64,

@@ -2,6 +2,7 @@
 //! parameter) is a row, filled before a warp starts, so that execution never asks what kind an operand is.
 
 use super::op::Op;
+use crate::control_flow::Ranks;
 use crate::parse::{SourceLine, Space, Special, Variable};
 
 /// Row of a warp's register file: 32 lanes of 32 bits. A 64-bit value takes two rows, the lower half first.
@@ -139,6 +140,13 @@ pub(crate) struct Access {
     pub second: Row,
 }
 
+/// A basic block: the next one's instructions stand behind its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowBlock {
+    pub start: u32,
+    pub ranks: Ranks,
+}
+
 /// A kernel ready to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Code {
@@ -150,8 +158,9 @@ pub(crate) struct Code {
     /// Opcode of each instruction: an index into `opcodes`.
     pub opcode_of: Vec<u16>,
     pub opcodes: Vec<String>,
-    /// Where lanes that part at a branch meet again; only branches use theirs.
-    pub reconverge: Vec<u32>,
+    /// Basic block of each instruction: an index into `blocks`.
+    pub block_of: Vec<u32>,
+    pub blocks: Vec<FlowBlock>,
     /// Rows of the register file; constants come last.
     pub rows: usize,
     pub predicates: usize,

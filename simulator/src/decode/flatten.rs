@@ -141,10 +141,10 @@ impl<'m> Flattener<'m> {
         for (variable, placed) in function.params.iter().zip(arguments).chain(function.results.iter().zip(results)) {
             names.insert(variable.name.clone(), placed.clone());
         }
-        for variable in &function.variables {
+        for variable in one_a_name(&function.variables) {
             let placed = match variable.space {
-                Space::Shared => self.place_shared(&function.name, variable)?,
-                _ => self.place_local(variable, variable.space == Space::Param)?,
+                Space::Shared => self.place_shared(&function.name, &variable)?,
+                _ => self.place_local(&variable, variable.space == Space::Param)?,
             };
             names.insert(variable.name.clone(), placed);
         }
@@ -251,6 +251,19 @@ impl<'m> Flattener<'m> {
         }
         Ok(())
     }
+}
+
+/// The variables of a function, of those with one name one that serves them all: each call sequence is a block that declares its `param0`,
+/// and no two are open at a time.
+fn one_a_name(variables: &[Variable]) -> Vec<Variable> {
+    let mut all: Vec<Variable> = Vec::new();
+    for variable in variables {
+        match all.iter_mut().find(|known| known.name == variable.name && known.space == variable.space) {
+            Some(known) => (known.size, known.align) = (known.size.max(variable.size), known.align.max(variable.align)),
+            None => all.push(variable.clone()),
+        }
+    }
+    all
 }
 
 fn place(end: &mut u32, variable: &Variable) -> Option<u32> {

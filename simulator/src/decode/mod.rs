@@ -56,7 +56,6 @@ struct Decoder<'a> {
     constants: HashMap<Vec<Constant>, Row>,
     zero: Row,
     feeds: Vec<u8>,
-    reconverge: Vec<u32>,
     opcode_ids: HashMap<String, u16>,
     /// First dense position of each flat instruction: one of them may take several.
     position: Vec<u32>,
@@ -88,11 +87,6 @@ impl<'a> Decoder<'a> {
             return Err(ParseError { file: module.file.clone(), line: kernel.line, column: 1, message });
         }
         let blocks = control_flow::blocks(&flow);
-        let meet = control_flow::reconvergence(&blocks, flow.len());
-        let mut reconverge = vec![flow.len() as u32; flow.len()];
-        for (block, &at) in blocks.iter().zip(&meet) {
-            reconverge[block.end - 1] = at as u32;
-        }
         let allocation = allocate::allocate(flat, &blocks);
         if allocation.overflow {
             let message = format!("the kernel `{}` keeps too many registers alive", kernel.name);
@@ -107,7 +101,8 @@ impl<'a> Decoder<'a> {
             sources: Vec::new(),
             opcode_of: Vec::new(),
             opcodes: Vec::new(),
-            reconverge: Vec::new(),
+            block_of: Vec::new(),
+            blocks: Vec::new(),
             rows: allocation.rows as usize,
             predicates: allocation.predicates as usize,
             constants: Vec::new(),
@@ -131,7 +126,6 @@ impl<'a> Decoder<'a> {
             constants: HashMap::new(),
             zero,
             feeds,
-            reconverge,
             opcode_ids: HashMap::new(),
             position: Vec::new(),
             branches: Vec::new(),
@@ -154,7 +148,7 @@ impl<'a> Decoder<'a> {
             };
             let opcode = Opcode::new(&instruction.opcode);
             self.lower(instruction, &opcode)?;
-            self.describe(instruction, at);
+            self.describe(instruction);
         }
         // Running past the last instruction ends the thread.
         let end = self.code.instructions.len() as u32;
@@ -162,19 +156,30 @@ impl<'a> Decoder<'a> {
         self.emit(Op::Exit, [self.zero; 4], 0);
         self.position.push(end);
         if let Some(last) = self.flat.instructions.last() {
-            self.describe(&last.instruction, self.flat.instructions.len() - 1);
+            self.describe(&last.instruction);
         }
         for (at, target) in std::mem::take(&mut self.branches) {
             self.code.instructions[at].x = self.position[target];
         }
-        for meet in &mut self.code.reconverge {
-            *meet = self.position[*meet as usize];
-        }
+        self.order_blocks();
         Ok(self.code)
     }
 
+    /// The blocks of the dense code and the order in which parted lanes run them. The exit behind the last instruction is one.
+    fn order_blocks(&mut self) {
+        let end = self.flat.instructions.len();
+        let mut flow: Vec<Flow> = self.flat.instructions.iter().map(|f| flow_of(f, end)).collect();
+        flow.push(Flow::Exit { conditional: false });
+        let blocks = control_flow::blocks(&flow);
+        for (block, ranks) in blocks.iter().zip(control_flow::ranks(&blocks)) {
+            self.code.blocks.push(FlowBlock { start: self.position[block.start], ranks });
+            let stop = self.position.get(block.end).map_or(self.code.instructions.len(), |&p| p as usize);
+            self.code.block_of.resize(stop, (self.code.blocks.len() - 1) as u32);
+        }
+    }
+
     /// Places and names of the dense instructions that `instruction` became.
-    fn describe(&mut self, instruction: &Instruction, at: usize) {
+    fn describe(&mut self, instruction: &Instruction) {
         let next = self.code.opcodes.len() as u16;
         let id = *self.opcode_ids.entry(instruction.opcode.clone()).or_insert(next);
         if id == next {
@@ -184,7 +189,6 @@ impl<'a> Decoder<'a> {
         self.code.ptx_lines.resize(count, instruction.line);
         self.code.sources.resize(count, instruction.source);
         self.code.opcode_of.resize(count, id);
-        self.code.reconverge.resize(count, self.reconverge[at]);
     }
 
     fn error<T>(&self, message: impl Into<String>) -> Result<T, ParseError> {

@@ -88,9 +88,9 @@ pub(super) fn wait(b: &mut Block, w: &mut Warp, groups: u32, mask: u32) {
             let at = copy.to[lane] as usize;
             b.shared[at..at + bytes].copy_from_slice(&copy.data[lane][..bytes]);
             if let Some(shadow) = &mut b.shadow {
-                for_lines(at, bytes, |line, words, _| {
+                for_lines(at, bytes, |line, words, part| {
                     shadow.land(warp, line, words);
-                    shadow.note_lane(warp, lane, line, words);
+                    shadow.note_lane(warp, lane, line, words, part);
                 });
             }
         }

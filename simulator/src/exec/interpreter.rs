@@ -118,7 +118,7 @@ fn run<const CHECK: bool, const COUNT: bool>(m: &Machine, b: &mut Block, w: &mut
     let until = b.executed + SLICE;
     loop {
         if w.pc == w.meet || w.active == 0 {
-            if !w.resume() {
+            if !w.resume(&code.blocks) {
                 return Ok(Stop::Exit);
             }
             continue;
@@ -397,11 +397,10 @@ fn run<const CHECK: bool, const COUNT: bool>(m: &Machine, b: &mut Block, w: &mut
             Op::ActiveMask => store(&mut w.rows[d], &[mask; 32], mask),
             Op::Elect => super::warp_ops::elect(w, &code.lists[inst.x as usize], mask),
             Op::Branch => {
-                let target = inst.x;
                 if mask == w.active {
-                    w.pc = target;
+                    w.jump(&code.blocks, code.block_of[pc], inst.x);
                 } else {
-                    w.diverge(mask, target, pc as u32 + 1, code.reconverge[pc]);
+                    w.diverge(&code.blocks, code.block_of[pc], mask);
                 }
                 if m.interleaved && b.executed > until {
                     return Ok(Stop::Yield);

@@ -26,7 +26,15 @@ pub(super) fn touch(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch)
     if r.mask == 0 || (reads && bytes.is_multiple_of(4) && quick_read(shadow, warp, r)) {
         return None;
     }
-    let mut fault = by_lanes(shadow, warp, r, touch);
+    let contiguous = r.is_contiguous();
+    let mut fault = match touch {
+        Touch::Write if contiguous && bytes.is_multiple_of(4) => {
+            let first = r.addresses[0] as usize;
+            for_lines(first, 32 * bytes, |line, words, _| shadow.note_row(warp, line, words, first, bytes));
+            None
+        }
+        _ => by_lanes(shadow, warp, r, touch),
+    };
     let mut apply = |line: usize, words: u32, part: Option<u128>| {
         let found = match touch {
             Touch::Read | Touch::ReadForAll => shadow.read(warp, line, words, part),
@@ -37,7 +45,7 @@ pub(super) fn touch(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch)
             fault = Some((found, line, words));
         }
     };
-    if r.is_contiguous() {
+    if contiguous {
         for_lines(r.addresses[0] as usize, 32 * bytes, apply);
         return fault;
     }
@@ -70,14 +78,14 @@ pub(super) fn touch(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch)
 fn by_lanes(shadow: &mut Shadow, warp: usize, r: &Request, touch: Touch) -> Option<(SharedFault, usize, u32)> {
     let mut fault = None;
     for lane in lanes(r.mask) {
-        for_lines(r.addresses[lane] as usize, r.bytes(), |line, words, _| {
+        for_lines(r.addresses[lane] as usize, r.bytes(), |line, words, part| {
             let found = match touch {
-                Touch::Read => shadow.lane_race(warp, Some(lane), line, words),
-                Touch::ReadForAll => shadow.lane_race(warp, None, line, words),
+                Touch::Read => shadow.lane_race(warp, Some(lane), line, words, part),
+                Touch::ReadForAll => shadow.lane_race(warp, None, line, words, part),
                 // A copy writes when it lands.
                 Touch::Issue => None,
                 Touch::Write => {
-                    shadow.note_lane(warp, lane, line, words);
+                    shadow.note_lane(warp, lane, line, words, part);
                     None
                 }
             };

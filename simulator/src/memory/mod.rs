@@ -7,6 +7,7 @@
 mod allocation;
 pub(crate) mod footprint;
 pub(crate) mod history;
+pub(crate) mod lane_writes;
 pub(crate) mod shared;
 
 use std::collections::HashMap;

@@ -5,8 +5,13 @@
 //! that barriers join, so a race is found whatever order the warps run in. State is kept for lines of 32 words; a line whose last
 //! conflict lies before the last barrier of the whole block is passed in a few instructions.
 //!
-//! Lanes of a warp race too: what a lane wrote, another may read after a barrier of the warp or block alone. Of each line the writes of the
-//! last warp that wrote to it are known by lane, which misses some of such races and invents none.
+//! Lanes of a warp race too: what a lane wrote, another may read after a barrier of the warp or block alone ([`LaneWrites`]). Of each line
+//! the writes of the last warp that wrote to it are known by lane, which misses some of such races and invents none.
+//!
+//! Most reads are right. So a warp keeps of each line the words that it may read as things are (`Seen::clean`); whoever writes to the line
+//! takes that back. A read of such words is noted and nothing else.
+
+use super::lane_writes::LaneWrites;
 
 /// Bytes of a line.
 pub(crate) const LINE: usize = 128;
@@ -27,16 +32,6 @@ pub(crate) enum SharedFault {
     },
 }
 
-/// The words of a line that one warp wrote between two of its barriers, and its lanes that did.
-#[derive(Clone, Copy, Debug, Default)]
-struct LaneWrites {
-    warp: u32,
-    /// Barriers that the warp had passed, from 1.
-    interval: u32,
-    words: u32,
-    lanes: [u8; 32],
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Line {
     /// Words written whole.
@@ -48,6 +43,8 @@ struct Line {
     tick: u32,
     readers: u32,
     writers: u32,
+    /// Warps with words in `Seen::clean`.
+    clean_for: u32,
 }
 
 /// A warp's accesses to a line while its own clock stood at `clock`.
@@ -55,6 +52,8 @@ struct Line {
 struct Seen {
     words: u32,
     clock: u32,
+    /// Of reads: words that nothing forbids this warp to read until it meets others or somebody writes to the line.
+    clean: u32,
 }
 
 /// Shadow of one block's shared memory.
@@ -62,6 +61,7 @@ struct Seen {
 pub(crate) struct Shadow {
     warps: usize,
     lines: Vec<Line>,
+    /// By warp, then by line; so are `writes`.
     reads: Vec<Seen>,
     writes: Vec<Seen>,
     /// `clocks[w][v]`: the last clock of warp v that warp w knows to be over; `clocks[w][w]` is w's own.
@@ -87,31 +87,53 @@ impl Shadow {
         self.intervals[warp] += 1;
     }
 
-    /// Notes which lane writes words of a line.
+    /// Notes which lane writes words of a line, or the bytes `part` of them.
     #[inline]
-    pub fn note_lane(&mut self, warp: usize, lane: usize, line: usize, words: u32) {
-        let (state, interval) = (&mut self.lane_writes[line], self.intervals[warp]);
-        if state.warp != warp as u32 || state.interval != interval {
-            (state.warp, state.interval, state.words) = (warp as u32, interval, 0);
+    pub fn note_lane(&mut self, warp: usize, lane: usize, line: usize, words: u32, part: Option<u128>) {
+        self.spoil(line);
+        self.lane_writes[line].note(warp as u32, self.intervals[warp], lane, words, part);
+    }
+
+    /// Notes that all lanes write one after the other, `bytes` each, a multiple of 4, from `first` on; of that the words of this line.
+    #[inline]
+    pub fn note_row(&mut self, warp: usize, line: usize, words: u32, first: usize, bytes: usize) {
+        self.spoil(line);
+        let from = (line * LINE) as i32 - first as i32;
+        self.lane_writes[line].note_row(warp as u32, self.intervals[warp], words, from, bytes.trailing_zeros());
+    }
+
+    /// Whether one of these bytes was written by a lane other than the reader since the warp's last barrier; without a reader, by any.
+    #[inline]
+    pub fn lane_race(
+        &self,
+        warp: usize,
+        lane: Option<usize>,
+        line: usize,
+        words: u32,
+        part: Option<u128>,
+    ) -> Option<SharedFault> {
+        let state = &self.lane_writes[line];
+        if state.words_of(warp as u32, self.intervals[warp]) & words == 0 {
+            return None;
         }
-        state.words |= words;
-        let mut rest = words;
-        while rest != 0 {
-            state.lanes[rest.trailing_zeros() as usize] = lane as u8;
-            rest &= rest - 1;
+        state.other_writer(lane, words, part).map(|lane| SharedFault::LaneRace { lane })
+    }
+
+    /// Something about a line changes: what was known to be fine there no longer is.
+    #[inline(always)]
+    fn spoil(&mut self, line: usize) {
+        let mut warps = std::mem::take(&mut self.lines[line].clean_for);
+        while warps != 0 {
+            let at = self.at(warps.trailing_zeros() as usize, line);
+            self.reads[at].clean = 0;
+            warps &= warps - 1;
         }
     }
 
-    /// Whether one of these words was written by a lane other than the reader since the warp's last barrier; without a reader, by any.
-    #[inline]
-    pub fn lane_race(&self, warp: usize, lane: Option<usize>, line: usize, words: u32) -> Option<SharedFault> {
-        let state = &self.lane_writes[line];
-        if state.words & words == 0 || state.warp != warp as u32 || state.interval != self.intervals[warp] {
-            return None;
-        }
-        let of_others = (0..32).filter(|w| state.words & words & (1 << w) != 0).map(|w| state.lanes[w as usize]);
-        let mut of_others = of_others.filter(|writer| lane != Some(usize::from(*writer)));
-        of_others.next().map(|writer| SharedFault::LaneRace { lane: writer.into() })
+    /// Where `reads` and `writes` have a warp's accesses to a line.
+    #[inline(always)]
+    fn at(&self, warp: usize, line: usize) -> usize {
+        warp * self.lines.len() + line
     }
 
     /// The warps of `mask` met at a barrier; `whole` if they are all warps of the block that still run.
@@ -158,10 +180,9 @@ impl Shadow {
     /// For reads of one warp that are expected to be right.
     #[inline]
     pub fn reader(&mut self, warp: usize) -> Reader<'_> {
-        let clock = self.clocks[warp][warp];
-        let (lane_writes, interval) = (&self.lane_writes, self.intervals[warp]);
-        let (lines, reads) = (&mut self.lines, &mut self.reads);
-        Reader { lines, reads, lane_writes, interval, warps: self.warps, warp, clock, tick: self.tick }
+        let (clock, interval) = (self.clocks[warp][warp], self.intervals[warp]);
+        let reads = &mut self.reads[warp * self.lines.len()..][..self.lines.len()];
+        Reader { lines: &mut self.lines, reads, lane_writes: &self.lane_writes, interval, warp, clock, tick: self.tick }
     }
 
     /// Notes a read of words of a line; `part` gives the bytes if they are no whole words.
@@ -182,13 +203,15 @@ impl Shadow {
         state.readers |= 1 << warp;
         let fault = if others != 0 { self.conflict(warp, line, words, others, true) } else { None };
         let own = self.clocks[warp][warp];
-        note(&mut self.reads[line * self.warps + warp], words, own);
+        let at = self.at(warp, line);
+        note(&mut self.reads[at], words, own);
         fault
     }
 
     /// Notes a write of words of a line.
     #[inline]
     pub fn write(&mut self, warp: usize, line: usize, words: u32, part: Option<u128>) -> Option<SharedFault> {
+        self.spoil(line);
         let state = self.line(line);
         match part {
             None => state.words |= words,
@@ -212,12 +235,14 @@ impl Shadow {
             fault = self.conflict(warp, line, words, readers, false);
         }
         let own = self.clocks[warp][warp];
-        note(&mut self.writes[line * self.warps + warp], words, own);
+        let at = self.at(warp, line);
+        note(&mut self.writes[at], words, own);
         fault
     }
 
     /// A copy into these words was issued: it may write from now on.
     pub fn issue(&mut self, warp: usize, line: usize, words: u32) -> Option<SharedFault> {
+        self.spoil(line);
         let state = self.line(line);
         let fault = (state.in_flight & words != 0).then_some(SharedFault::InFlight);
         state.in_flight |= words;
@@ -227,6 +252,7 @@ impl Shadow {
 
     /// The copy into these words has landed.
     pub fn land(&mut self, warp: usize, line: usize, words: u32) {
+        self.spoil(line);
         let state = self.line(line);
         state.in_flight &= !words;
         state.words |= words;
@@ -248,7 +274,7 @@ impl Shadow {
     fn conflict(&self, warp: usize, line: usize, words: u32, others: u32, wrote: bool) -> Option<SharedFault> {
         let table = if wrote { &self.writes } else { &self.reads };
         (0..self.warps).filter(|w| others >> w & 1 == 1).find_map(|other| {
-            let seen = table[line * self.warps + other];
+            let seen = table[self.at(other, line)];
             let over = self.clocks[warp][other] >= seen.clock;
             (!over && seen.words & words != 0).then_some(SharedFault::Race { warp: other as u32, wrote })
         })
@@ -258,10 +284,10 @@ impl Shadow {
 /// See [`Shadow::reader`].
 pub(crate) struct Reader<'a> {
     lines: &'a mut [Line],
+    /// Of this warp alone.
     reads: &'a mut [Seen],
     lane_writes: &'a [LaneWrites],
     interval: u32,
-    warps: usize,
     warp: usize,
     clock: u32,
     tick: u32,
@@ -271,30 +297,42 @@ impl Reader<'_> {
     /// Notes a read of whole words; false if it may be wrong, so that [`Shadow::read`] must look.
     #[inline(always)]
     pub fn read(&mut self, line: usize, words: u32) -> bool {
-        note(&mut self.reads[line * self.warps + self.warp], words, self.clock);
+        let seen = &mut self.reads[line];
+        if seen.clock == self.clock && words & !seen.clean == 0 {
+            seen.words |= words;
+            return true;
+        }
+        self.look(line, words)
+    }
+
+    /// Finds anew which words of a line are clean.
+    fn look(&mut self, line: usize, words: u32) -> bool {
+        let seen = &mut self.reads[line];
+        note(seen, words, self.clock);
         let state = &mut self.lines[line];
         if state.tick != self.tick {
             (state.tick, state.readers, state.writers) = (self.tick, 0, 0);
         }
         let me = 1 << self.warp;
         state.readers |= me;
-        let written = &self.lane_writes[line];
-        let mine = written.interval == self.interval && written.warp as usize == self.warp;
-        let written = if mine { written.words & words } else { 0 };
-        (words & !state.words) | (words & state.in_flight) | (state.writers & !me) | written == 0
+        let own = self.lane_writes[line].words_of(self.warp as u32, self.interval);
+        seen.clean = if state.writers & !me == 0 { state.words & !state.in_flight & !own } else { 0 };
+        state.clean_for |= me;
+        words & !seen.clean == 0
     }
 }
 
 #[inline(always)]
 fn note(seen: &mut Seen, words: u32, clock: u32) {
     if seen.clock != clock {
-        *seen = Seen { words, clock };
+        *seen = Seen { words, clock, clean: 0 };
     } else {
         seen.words |= words;
     }
 }
 
-fn spread(word: u32) -> u128 {
+/// The bytes of a word in a line.
+pub(super) fn spread(word: u32) -> u128 {
     15 << (4 * word)
 }
 
@@ -330,6 +368,7 @@ pub(crate) fn for_lines(offset: usize, bytes: usize, mut f: impl FnMut(usize, u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_write_and_a_read_race_until_a_barrier() {
@@ -354,17 +393,17 @@ mod tests {
     #[test]
     fn lanes_race_until_a_barrier_of_their_warp() {
         let mut shadow = Shadow::new(256, 2);
-        shadow.note_lane(0, 3, 1, 0b110);
-        assert_eq!(shadow.lane_race(0, Some(3), 1, 0b110), None);
-        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010), Some(SharedFault::LaneRace { lane: 3 }));
-        assert_eq!(shadow.lane_race(0, None, 1, 0b100), Some(SharedFault::LaneRace { lane: 3 }));
-        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b001), None);
-        assert_eq!(shadow.lane_race(0, Some(2), 0, 0b010), None);
-        assert_eq!(shadow.lane_race(1, Some(2), 1, 0b010), None);
+        shadow.note_lane(0, 3, 1, 0b110, None);
+        assert_eq!(shadow.lane_race(0, Some(3), 1, 0b110, None), None);
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010, None), Some(SharedFault::LaneRace { lane: 3 }));
+        assert_eq!(shadow.lane_race(0, None, 1, 0b100, None), Some(SharedFault::LaneRace { lane: 3 }));
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b001, None), None);
+        assert_eq!(shadow.lane_race(0, Some(2), 0, 0b010, None), None);
+        assert_eq!(shadow.lane_race(1, Some(2), 1, 0b010, None), None);
         shadow.warp_barrier(1);
-        assert!(shadow.lane_race(0, Some(2), 1, 0b010).is_some());
+        assert!(shadow.lane_race(0, Some(2), 1, 0b010, None).is_some());
         shadow.warp_barrier(0);
-        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010), None);
+        assert_eq!(shadow.lane_race(0, Some(2), 1, 0b010, None), None);
     }
 
     #[test]
@@ -385,5 +424,82 @@ mod tests {
         assert_eq!(shadow.read(0, 0, 1, None), Some(SharedFault::InFlight));
         shadow.land(0, 0, 15);
         assert_eq!(shadow.read(0, 0, 1, None), None);
+    }
+
+    /// Something that warps do to two lines of shared memory.
+    #[derive(Clone, Copy, Debug)]
+    enum Deed {
+        Read(usize, usize, u32),
+        Write(usize, usize, u32, usize),
+        Row(usize, usize),
+        Issue(usize, usize, u32),
+        Land(usize, usize, u32),
+        WarpBarrier(usize),
+        Barrier(u32),
+    }
+
+    const WARPS: usize = 3;
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        let place =
+            || (0..WARPS, 0usize..2, prop_oneof![Just(u32::MAX), any::<u32>(), (0u32..32).prop_map(|w| 1 << w)]);
+        prop_oneof![
+            6 => place().prop_map(|(warp, line, words)| Deed::Read(warp, line, words)),
+            3 => (place(), 0usize..32).prop_map(|((warp, line, words), lane)| Deed::Write(warp, line, words, lane)),
+            2 => place().prop_map(|(warp, line, _)| Deed::Row(warp, line)),
+            1 => place().prop_map(|(warp, line, words)| Deed::Issue(warp, line, words)),
+            1 => place().prop_map(|(warp, line, words)| Deed::Land(warp, line, words)),
+            1 => (0..WARPS).prop_map(Deed::WarpBarrier),
+            3 => prop_oneof![Just((1u32 << WARPS) - 1), 1u32..1 << WARPS].prop_map(Deed::Barrier),
+        ]
+    }
+
+    /// Does it, and gives what is wrong with it. Unless `quick`, nothing is kept of lines and each read is looked at closely.
+    fn fault(shadow: &mut Shadow, deed: Deed, quick: bool) -> Option<SharedFault> {
+        match deed {
+            Deed::Read(warp, line, words) => {
+                if !quick {
+                    shadow.spoil(line);
+                }
+                if shadow.reader(warp).read(line, words) && quick {
+                    return None;
+                }
+                let lanes = shadow.lane_race(warp, None, line, words, None);
+                lanes.or(shadow.read(warp, line, words, None))
+            }
+            Deed::Write(warp, line, words, lane) => {
+                shadow.note_lane(warp, lane, line, words, None);
+                shadow.write(warp, line, words, None)
+            }
+            Deed::Row(warp, line) => {
+                shadow.note_row(warp, line, u32::MAX, line * LINE, 4);
+                shadow.write(warp, line, u32::MAX, None)
+            }
+            Deed::Issue(warp, line, words) => shadow.issue(warp, line, words),
+            Deed::Land(warp, line, words) => {
+                shadow.land(warp, line, words);
+                None
+            }
+            Deed::WarpBarrier(warp) => {
+                shadow.warp_barrier(warp);
+                None
+            }
+            Deed::Barrier(mask) => {
+                shadow.barrier(mask, mask == (1 << WARPS) - 1);
+                None
+            }
+        }
+    }
+
+    proptest! {
+        /// What a warp keeps of lines that it may read hides no fault, of its reads or of later writes.
+        #[test]
+        fn quick_reads_find_what_close_ones_find(deeds in prop::collection::vec(deed(), 1..60)) {
+            let (mut quick, mut close) = (Shadow::new(256, WARPS), Shadow::new(256, WARPS));
+            for (at, deed) in deeds.into_iter().enumerate() {
+                let faults = (fault(&mut quick, deed, true), fault(&mut close, deed, false));
+                prop_assert_eq!(faults.0, faults.1, "deed {}: {:?}", at, deed);
+            }
+        }
     }
 }

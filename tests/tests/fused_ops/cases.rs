@@ -332,11 +332,13 @@ pub fn qkv(s: &Shape) -> Instance {
     let x = activations(&mut g, s, &[cols], true);
     let rows = [heads * head_dim, s.kv_heads * head_dim, s.kv_heads * head_dim];
     let w = rows.map(|rows| Some(g.matrices(s.form.weights, &[rows, cols])));
-    let cache = if s.has(8) { DType::F16 } else { DType::F32 };
-    if cache == DType::F16 {
-        // A key or value may be rounded to f16 the other way.
-        g.tolerance = g.tolerance.max(1e-3);
-    }
+    // A key or value may be rounded the other way: to f16, or to one of 127 parts of its row's greatest.
+    let (cache, tolerance) = match (s.has(8), s.has(10)) {
+        (false, _) => (DType::F32, 0.0),
+        (true, false) => (DType::F16, 1e-3),
+        (true, true) => (DType::INT8, 1.0 / 127.0),
+    };
+    g.tolerance = g.tolerance.max(tolerance);
     let page = [N, constant(2), constant(s.kv_heads), constant(16), constant(head_dim)];
     let kv = g.graph.state("kv", TensorType::new(cache, page));
     let [positions, sequences, page_table] = ["positions", "sequences", "page_table"].map(|name| g.metadata(name));

@@ -61,29 +61,30 @@ pub struct KernelRow {
     pub tensor_loop: Option<Loop>,
 }
 
-/// CUDA launches of one layer of a preset.
+/// Entries that are launched for one layer of a preset.
 pub struct LayerLaunches {
     /// The preset.
     pub preset: &'static str,
     /// For one token.
-    pub decode: usize,
+    pub decode: Vec<&'static str>,
     /// For a prompt of 512.
-    pub prompt: usize,
+    pub prompt: Vec<&'static str>,
 }
 
-/// Launches that the driver is given for a layer, where a launch of the program may take up to three.
+/// Launches that the driver is given for a layer, where a launch of the program may take two.
 pub fn layer_launches() -> Vec<LayerLaunches> {
-    let count = |program: &Program| {
+    let entries = |program: &Program| -> Vec<&'static str> {
         let layer = program.launches.iter().filter(|launch| layer_of(&launch.label) == Some(1));
-        layer.map(|launch| cuda_launches(program, launch).1.len()).sum()
+        layer.flat_map(|launch| cuda_launches(program, launch).1).map(|launch| launch.entry).collect()
     };
-    let presets = ["aix-4b", "llama-3.1-8b"].into_iter();
+    let presets =
+        ["aix-4b", "mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-20b", "llama-3.1-8b", "phi-3-mini", "gemma-2-2b"];
     let row = |preset| {
         let programs = programs_of(preset, "q4g128", Activations::F16, 3);
-        let of = |name: &str| programs.iter().find(|p| p.name == name).map(count).expect("a bucket");
+        let of = |name: &str| programs.iter().find(|p| p.name == name).map(entries).expect("a bucket");
         LayerLaunches { preset, decode: of("tokens-1"), prompt: of("tokens-512") }
     };
-    presets.map(row).collect()
+    presets.into_iter().map(row).collect()
 }
 
 fn programs() -> Vec<Program> {
@@ -130,7 +131,8 @@ pub fn rows() -> Vec<KernelRow> {
         }
     }
     let nvrtc = NVRTC.fetch().and_then(|path| Nvrtc::open(&path)).unwrap_or_else(|e| panic!("{e}"));
-    let (nvrtc, nvdisasm) = (CachedNvrtc::new(nvrtc), NVDISASM.fetch().unwrap_or_else(|e| panic!("{e}")));
+    let (nvrtc, nvdisasm) =
+        (CachedNvrtc::new(nvrtc).unwrap_or_else(|e| panic!("{e}")), NVDISASM.fetch().unwrap_or_else(|e| panic!("{e}")));
     let work: Vec<(Launched, Arch)> =
         kernels.into_iter().flat_map(|kernel| ARCHITECTURES.map(|arch| (kernel.clone(), arch))).collect();
     let rows: Mutex<Vec<KernelRow>> = Mutex::default();

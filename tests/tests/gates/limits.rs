@@ -82,8 +82,31 @@ pub static EXCEPTIONS: &[Exception] = &[
 /// CUDA launches of a layer for one token.
 pub const DECODE_LAUNCHES: usize = 5;
 
-/// CUDA launches of a layer for a prompt: the gate is 9; the page says why it is missed.
-pub const PROMPT_LAUNCHES: usize = 12;
+/// CUDA launches of a layer for a prompt.
+pub const PROMPT_LAUNCHES: usize = 9;
+
+/// A preset whose layers take more.
+pub struct LayerException {
+    /// The preset.
+    pub preset: &'static str,
+    /// CUDA launches of a layer for one token, and for a prompt.
+    pub launches: [usize; 2],
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Presets whose layers take more, exactly so many.
+pub static LAYER_EXCEPTIONS: &[LayerException] = &[LayerException {
+    preset: "gemma-2-2b",
+    launches: [7, 11],
+    reason: "four norms a layer: the two that follow a block need all of its result, and are launches of their own with the residual stream",
+}];
+
+/// The launches of a layer that a preset may take: for one token, for a prompt.
+pub fn layer_limits(preset: &str) -> [usize; 2] {
+    let exception = LAYER_EXCEPTIONS.iter().find(|e| e.preset == preset);
+    exception.map_or([DECODE_LAUNCHES, PROMPT_LAUNCHES], |e| e.launches)
+}
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,9 +28,11 @@ fn gates_are_met_and_written_down() {
         kernels.iter().flat_map(limits::of_kernel).chain(launches.iter().flat_map(limits::of_launch)).collect();
     let layers = emitted::layer_launches();
     for row in &layers {
+        let (counts, most) = ([row.decode.len(), row.prompt.len()], limits::layer_limits(row.preset));
+        let is_exception = limits::LAYER_EXCEPTIONS.iter().any(|e| e.preset == row.preset);
         assert!(
-            row.decode <= limits::DECODE_LAUNCHES && row.prompt <= limits::PROMPT_LAUNCHES,
-            "{}: {} launches a layer for a token, {} for a prompt",
+            counts == most || (!is_exception && counts[0] <= most[0] && counts[1] <= most[1]),
+            "{}: launches a layer for a token {:?}, for a prompt {:?}",
             row.preset,
             row.decode,
             row.prompt

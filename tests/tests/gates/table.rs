@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::dynamic::LaunchRow;
 use super::emitted::{KernelRow, LayerLaunches, PROGRAMS_TEXT};
-use super::limits::{EXCEPTIONS, Violation, instructions_per_byte, matrix_share, product, warps};
+use super::limits::{EXCEPTIONS, LAYER_EXCEPTIONS, Violation, instructions_per_byte, matrix_share, product, warps};
 
 const HEAD: &str = "\
 # Gates of the CUDA kernels
@@ -28,11 +28,10 @@ machine code and counters, no times.
 | CUDA launches a layer | ≤ 5 | ≤ 9 |
 ";
 
-/// Why prompts take more launches than the gate says.
-const LAUNCHES_EXCEPTION: &str = "\
-CUDA launches a layer, prompts: a product of many tokens is a launch that prepares x as operands and one that multiplies; heads are \
-finished and the experts of a token added up by one more each; norms of dense models and the routing of mixtures stand alone. Preparing \
-on its own keeps conversions out of the loop on the tensor cores. The programs themselves have 7 launches a layer at these widths.";
+/// What launches of a prompt are.
+const LAUNCHES: &str = "\
+As the driver sees them, at published widths. A product of many tokens is a launch that prepares x as operands, with its norm and routing, and one that \
+multiplies, finishes heads and adds up experts: preparing on its own keeps conversions out of the loop on the tensor cores.";
 
 /// The whole page.
 pub fn page(
@@ -57,9 +56,11 @@ pub fn page(
             row.name, row.instructions_per_byte, row.sectors, row.conflicts, row.moved, row.barriers
         );
     }
-    text.push_str("\n## Launches a layer\n\n| model | one token | prompt of 512 |\n|---|---|---|\n");
+    let _ = writeln!(text, "\n## Launches a layer\n\n{LAUNCHES}\n");
+    text.push_str("| model | one token | prompt of 512 | those of the prompt |\n|---|---|---|---|\n");
     for row in layers {
-        let _ = writeln!(text, "| {} | {} | {} |", row.preset, row.decode, row.prompt);
+        let (decode, prompt, entries) = (row.decode.len(), row.prompt.len(), row.prompt.join(", "));
+        let _ = writeln!(text, "| {} | {decode} | {prompt} | {entries} |", row.preset);
     }
     exceptions(&mut text, violations);
     text
@@ -89,7 +90,14 @@ fn kernel_line(text: &mut String, row: &KernelRow) {
 /// Each exception with its reason and what it covers.
 fn exceptions(text: &mut String, violations: &[Violation]) {
     text.push_str("\n## Exceptions\n\n");
-    let _ = writeln!(text, "{LAUNCHES_EXCEPTION}\n");
+    for exception in LAYER_EXCEPTIONS {
+        let [decode, prompt] = exception.launches;
+        let _ = writeln!(
+            text,
+            "CUDA launches a layer, {}: {decode} and {prompt}; {}.\n",
+            exception.preset, exception.reason
+        );
+    }
     text.push_str("| gates | products | how many | worst | why |\n|---|---|---|---|---|\n");
     for exception in EXCEPTIONS {
         let covered: Vec<&Violation> =

@@ -146,7 +146,7 @@ fn value(dtype: DType, bytes: &[u8], cols: usize, r: usize, col: usize) -> f32 {
         DType::F8_E4M3 => e4m3(u8_code(chunk, p) as u8) * tile.single(64 * (col / 128), r),
         DType::MXFP4 => f32::from(twice_e2m1(u4(chunk, p) as u8)) * (0.5 * power(tile.byte(16 * group, r))),
         DType::T2 => (u2(chunk, p) as f32 - 1.0) * tile.single(0, r),
-        DType::I32 | DType::Q8X32 => panic!("{dtype} is no format of weights"),
+        DType::I32 | DType::Q8X32 | DType::INT8 => panic!("{dtype} is no format of weights"),
     }
 }
 

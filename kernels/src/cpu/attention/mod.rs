@@ -42,7 +42,7 @@ use super::simd::{self, Body, LANES, Simd};
 use crate::abi::AttentionParams;
 
 /// Element types of the cache, by variant name.
-pub const VARIANTS: &[&str] = &["f16", "f32"];
+pub const VARIANTS: &[&str] = &["f16", "f32", "int8"];
 
 /// Pages visited between two looks at the running maximum.
 const CHUNK_PAGES: usize = 4;
@@ -80,6 +80,7 @@ pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
     match variant {
         "f16" => simd::select::<Attention<f16>>(isa),
         "f32" => simd::select::<Attention<f32>>(isa),
+        "int8" => simd::select::<Attention<i8>>(isa),
         _ => None,
     }
 }
@@ -129,6 +130,8 @@ struct Layout {
     keys: usize,
     /// `[CHUNK, stride]`.
     values: usize,
+    /// Of keys and of values, `[2, CHUNK]`.
+    scales: usize,
     floats: usize,
 }
 
@@ -143,7 +146,8 @@ impl Layout {
         let weights = softmax + rows * (size_of::<Softmax>() / size_of::<f32>());
         let keys = weights + tile::MAX_WIDTH * CHUNK;
         let values = keys + CHUNK * dim;
-        Layout { queries: 0, outputs, softmax, weights, keys, values, floats: values + CHUNK * stride }
+        let scales = values + CHUNK * stride;
+        Layout { queries: 0, outputs, softmax, weights, keys, values, scales, floats: scales + 2 * CHUNK }
     }
 }
 
@@ -155,6 +159,7 @@ struct Workspace {
     weights: *mut [f32; CHUNK],
     keys: *mut f32,
     values: *mut f32,
+    scales: *mut f32,
 }
 
 impl Workspace {
@@ -172,6 +177,7 @@ impl Workspace {
                 weights: base.add(layout.weights).cast(),
                 keys: base.add(layout.keys),
                 values: base.add(layout.values),
+                scales: base.add(layout.scales),
             }
         }
     }
@@ -309,7 +315,7 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
         start::<S>(p, tile, w);
         for chunk in first / CHUNK..=last / CHUNK {
             let columns = (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
-            let loaded = load::<T>(p, tile, table, chunk, columns);
+            let loaded = load::<T, S>(p, tile, table, chunk, columns, w.scales);
             if staged {
                 let loaded = loaded.widen::<S>(tile.dim, tile.value_dim, w.keys, w.values);
                 visit::<f32, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
@@ -321,28 +327,35 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
     }
 }
 
-/// Where the keys and values of some columns of a sequence's page table are, all of one chunk.
+/// Where the keys and values of some columns of a sequence's page table are, all of one chunk; their scales, if they have any, are widened.
 ///
 /// # Safety
 /// As [`attend`]; the columns are of positions that some row sees.
 #[inline(always)]
-unsafe fn load<T: KvElement>(
+unsafe fn load<T: KvElement, S: Simd>(
     p: &AttentionParams,
     tile: &Tile,
     table: *const i32,
     chunk: usize,
     columns: Range<usize>,
+    scales: *mut f32,
 ) -> Loaded<T> {
     let (kv_heads, dim) = (p.kv_heads as usize, tile.dim);
     let planes = if tile.latent { kv::KEYS } else { kv::KEYS_AND_VALUES };
-    let mut loaded = Loaded::new(dim);
+    let elements = kv::page_elements::<T>(planes, kv_heads, dim);
+    let mut loaded = Loaded::new(dim, scales);
     for column in columns {
-        // SAFETY: the page is of the pool.
+        let index = column - chunk * CHUNK_PAGES;
+        // SAFETY: the page is of the pool; there is room for the scales of a chunk.
         unsafe {
-            let page = p.kv.cast::<T>().add(*table.add(column) as usize * kv::page_elements(planes, kv_heads, dim));
-            loaded.keys[column - chunk * CHUNK_PAGES] = page.add(kv::keys(tile.kv_head, dim));
+            let page = p.kv.cast::<T>().add(*table.add(column) as usize * elements);
+            loaded.keys[index] = page.add(kv::keys(tile.kv_head, dim));
             if !tile.latent {
-                loaded.values[column - chunk * CHUNK_PAGES] = page.add(kv::values(tile.kv_head, kv_heads, dim));
+                loaded.values[index] = page.add(kv::values(tile.kv_head, kv_heads, dim));
+            }
+            for plane in 0..if T::SCALED { planes } else { 0 } {
+                let from = page.cast::<u16>().add(kv::scales(planes, plane, tile.kv_head, kv_heads, dim));
+                S::store(scales.add(plane * CHUNK + index * PAGE), S::load_f16(from));
             }
         }
     }

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 
 use half::f16;
+use ir::op::page_bytes;
+use ir::quant::int8_rows;
+use ir::types::DType;
 use proptest::prelude::*;
 
 use super::*;
@@ -53,8 +56,13 @@ impl Setting {
         Sequence { len, q: values(self.heads() * self.dim), k: values(width), v: values(width) }
     }
 
-    fn rounded(&self, x: f32) -> f64 {
-        if self.variant == "f16" { f16::from_f32(x).to_f64() } else { f64::from(x) }
+    /// What the cache keeps of a row.
+    fn kept(&self, row: &[f32]) -> Vec<f64> {
+        match self.variant {
+            "f16" => row.iter().map(|x| f16::from_f32(*x).to_f64()).collect(),
+            "int8" => int8_rows::round_row(row).into_iter().map(f64::from).collect(),
+            _ => row.iter().map(|x| f64::from(*x)).collect(),
+        }
     }
 
     /// The definition, in f64, for one head of one token.
@@ -62,9 +70,8 @@ impl Setting {
         let (dim, kv_head) = (self.dim, head / self.group);
         let first = if self.window == 0 { 0 } else { (position + 1).saturating_sub(self.window) };
         let q = &s.q[(position * self.heads() + head) * dim..][..dim];
-        let row = |from: &[f32], p: usize| -> Vec<f64> {
-            from[(p * self.kv_heads + kv_head) * dim..][..dim].iter().map(|x| self.rounded(*x)).collect()
-        };
+        let row =
+            |from: &[f32], p: usize| -> Vec<f64> { self.kept(&from[(p * self.kv_heads + kv_head) * dim..][..dim]) };
         let mut scores: Vec<f64> = (first..=position)
             .map(|p| q.iter().zip(row(&s.k, p)).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(self.scale))
             .collect();
@@ -101,9 +108,10 @@ impl<'a> Cache<'a> {
         for i in (1..table.len()).rev() {
             table.swap(i, (random.bits() % (i as u64 + 1)) as usize);
         }
-        let elements = (table.len() + 1) * kv::page_elements(setting.planes(), setting.kv_heads, setting.dim);
-        // All ones is a NaN in either type.
-        let kv = vec![0xff; elements * if setting.variant == "f16" { 2 } else { 4 }];
+        let dtype = DType::from_name(setting.variant).unwrap();
+        let [planes, kv_heads, dim] = [setting.planes(), setting.kv_heads, setting.dim].map(|n| n as u64);
+        // All ones is a NaN in either type of floats, and as a scale.
+        let kv = vec![0xff; (table.len() + 1) * page_bytes(dtype, planes, kv_heads, dim).unwrap() as usize];
         Cache { setting, kv, table, columns }
     }
 
@@ -223,7 +231,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         prop_oneof![3 => Just(0usize), 2 => 1usize..1000],
     );
     (
-        prop_oneof![Just("f16"), Just("f32")],
+        prop_oneof![Just("f16"), Just("f32"), Just("int8")],
         shape,
         prop_oneof![3 => Just(0usize), 1 => Just(1), 1 => Just(16), 1 => Just(64), 2 => 1usize..100],
         prop_oneof![2 => Just(0f32), 1 => 0.5f32..30.0],
@@ -286,8 +294,8 @@ proptest! {
 /// A head of 512 tokens fills the largest tiles, over several chunks.
 #[test]
 fn long_prompts_have_the_bits_of_single_tokens() {
-    for (group, window) in [(3, 0), (1, 70), (4, 200)] {
-        let setting = Setting { window, ..plain("f16", group, 64, 0.125) };
+    for (variant, group, window) in [("f16", 3, 0), ("int8", 3, 0), ("f16", 1, 70), ("int8", 4, 200)] {
+        let setting = Setting { window, ..plain(variant, group, 64, 0.125) };
         let mut random = Random(group as u64);
         let sequences = [setting.sequence(512, &mut random)];
         let alone = generate(&setting, &sequences, Isa::best(), &mut random, false, |_| 1);
@@ -324,8 +332,8 @@ fn great_scores_do_not_overflow() {
 /// The shape of latent attention in DeepSeek's models; more query heads than a block takes.
 #[test]
 fn latent_attention_of_many_heads_is_as_defined() {
-    for group in [16, 20, 128] {
-        let setting = Setting { value_dim: 512, ..plain("f16", group, 576, 0.07) };
+    for (variant, group) in [("f16", 16), ("int8", 20), ("f16", 128)] {
+        let setting = Setting { value_dim: 512, ..plain(variant, group, 576, 0.07) };
         let mut random = Random(group as u64);
         let sequences = [setting.sequence(if group == 128 { 3 } else { 70 }, &mut random)];
         let outputs = generate(&setting, &sequences, Isa::best(), &mut random, true, |_| 41);

@@ -62,13 +62,38 @@ pub(super) struct Loaded<T> {
     /// `[16][value_stride]` each; null also where keys hold the values, until they are widened.
     pub values: [*const T; CHUNK_PAGES],
     value_stride: usize,
+    /// Of the rows of keys, then of values, `[2, CHUNK]`, where the type has scales.
+    scales: *const f32,
 }
 
 impl<T: KvElement> Loaded<T> {
-    /// No pages, of rows of `dim` values.
+    /// No pages, of rows of `dim` values; scales will be at `scales`.
     #[inline(always)]
-    pub fn new(dim: usize) -> Loaded<T> {
-        Loaded { keys: [null(); CHUNK_PAGES], values: [null(); CHUNK_PAGES], value_stride: dim }
+    pub fn new(dim: usize, scales: *const f32) -> Loaded<T> {
+        Loaded { keys: [null(); CHUNK_PAGES], values: [null(); CHUNK_PAGES], value_stride: dim, scales }
+    }
+
+    /// 16 elements of one dimension of a page's keys, as values.
+    ///
+    /// # Safety
+    /// Needs the instruction set `S`; the page is loaded, `from` of its keys.
+    #[inline(always)]
+    unsafe fn key<S: Simd>(&self, page: usize, from: *const T) -> S::F {
+        // SAFETY: as the caller says.
+        unsafe {
+            let elements = T::load::<S>(from);
+            if T::SCALED { S::mul(elements, S::load(self.scales.add(page * PAGE))) } else { elements }
+        }
+    }
+
+    /// The scale of the values of a position of the chunk.
+    ///
+    /// # Safety
+    /// The position's page is loaded.
+    #[inline(always)]
+    unsafe fn value_scale(&self, slot: usize) -> f32 {
+        // SAFETY: as the caller says.
+        if T::SCALED { unsafe { *self.scales.add(CHUNK + slot) } } else { 1.0 }
     }
 
     /// Copies as f32, rows of `value_dim` values padded with zeros to whole vectors. Where there are no values, they are made
@@ -80,7 +105,7 @@ impl<T: KvElement> Loaded<T> {
     #[inline(always)]
     pub unsafe fn widen<S: Simd>(&self, dim: usize, value_dim: usize, keys: *mut f32, values: *mut f32) -> Loaded<f32> {
         let stride = value_dim.next_multiple_of(LANES);
-        let mut wide = Loaded::<f32>::new(stride);
+        let mut wide = Loaded::<f32>::new(stride, null());
         for page in 0..CHUNK_PAGES {
             if self.keys[page].is_null() {
                 continue;
@@ -89,13 +114,14 @@ impl<T: KvElement> Loaded<T> {
             unsafe {
                 let (to_keys, to_values) = (keys.add(page * PAGE * dim), values.add(page * PAGE * stride));
                 for d in 0..dim {
-                    S::store(to_keys.add(d * PAGE), T::load::<S>(self.keys[page].add(d * PAGE)));
+                    S::store(to_keys.add(d * PAGE), self.key::<S>(page, self.keys[page].add(d * PAGE)));
                 }
                 if self.values[page].is_null() {
                     transpose_page(to_keys, value_dim, to_values);
                 } else {
                     for slot in 0..PAGE {
-                        widen_row::<T, S>(self.values[page].add(slot * dim), dim, to_values.add(slot * stride));
+                        let scale = self.value_scale(page * PAGE + slot);
+                        widen_row::<T, S>(self.values[page].add(slot * dim), scale, dim, to_values.add(slot * stride));
                     }
                 }
                 (wide.keys[page], wide.values[page]) = (to_keys, to_values);
@@ -105,20 +131,30 @@ impl<T: KvElement> Loaded<T> {
     }
 }
 
+/// Elements as values: times their scales, if the type has any.
+///
+/// # Safety
+/// Needs the instruction set `S`.
+#[inline(always)]
+unsafe fn scaled<T: KvElement, S: Simd>(elements: S::F, scales: S::F) -> S::F {
+    // SAFETY: as the caller says.
+    if T::SCALED { unsafe { S::mul(elements, scales) } } else { elements }
+}
+
 /// # Safety
 /// Needs the instruction set `S`; `from` has `dim` elements, `to` room for as many, padded to whole vectors.
 #[inline(always)]
-unsafe fn widen_row<T: KvElement, S: Simd>(from: *const T, dim: usize, to: *mut f32) {
+unsafe fn widen_row<T: KvElement, S: Simd>(from: *const T, scale: f32, dim: usize, to: *mut f32) {
     // SAFETY: as the caller says; no vector is loaded past the last element.
     unsafe {
         let whole = dim / LANES * LANES;
         for d in (0..whole).step_by(LANES) {
-            S::store(to.add(d), T::load::<S>(from.add(d)));
+            S::store(to.add(d), scaled::<T, S>(T::load::<S>(from.add(d)), S::splat(scale)));
         }
         if whole < dim {
             let mut tail = [0f32; LANES];
             for (d, x) in (whole..dim).zip(&mut tail) {
-                *x = (*from.add(d)).widen();
+                *x = if T::SCALED { (*from.add(d)).widen() * scale } else { (*from.add(d)).widen() };
             }
             to.add(whole).cast::<[f32; LANES]>().write(tail);
         }
@@ -210,8 +246,8 @@ unsafe fn score_pages<T: KvElement, S: Simd, const R: usize, const V: usize>(
         let mut acc = [[S::zero(); V]; R];
         for d in 0..dim {
             let mut key = [S::zero(); V];
-            for (key, keys) in key.iter_mut().zip(&keys) {
-                *key = T::load::<S>(keys.add(d * PAGE));
+            for (v, key) in key.iter_mut().enumerate() {
+                *key = loaded.key::<S>(page + v, keys[v].add(d * PAGE));
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let q = S::splat(*queries.add(d * R + r));
@@ -306,9 +342,9 @@ unsafe fn accumulate_vectors<T: KvElement, S: Simd, const R: usize, const V: usi
             let page_end = (slot / PAGE + 1) * PAGE;
             let mut values = loaded.values[slot / PAGE].add(slot % PAGE * loaded.value_stride + first);
             while slot < slots.end.min(page_end) {
-                let mut value = [S::zero(); V];
+                let (mut value, scale) = ([S::zero(); V], S::splat(loaded.value_scale(slot)));
                 for (v, value) in value.iter_mut().enumerate() {
-                    *value = T::load::<S>(values.add(v * LANES));
+                    *value = scaled::<T, S>(T::load::<S>(values.add(v * LANES)), scale);
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let weight = S::splat(*weights.cast::<f32>().add(r * CHUNK + slot));

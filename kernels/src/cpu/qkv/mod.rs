@@ -42,6 +42,7 @@ pub fn select(variant: &str, isa: Isa) -> Option<CpuKernel> {
     match kv {
         "f16" => select_product!(NarrowQkv, product, isa),
         "f32" => select_product!(WideQkv, product, isa),
+        "int8" => select_product!(RoundedQkv, product, isa),
         _ => None,
     }
 }
@@ -103,6 +104,8 @@ struct Qkv<K, const ROUNDING: u8, T>(PhantomData<(K, T)>);
 type NarrowQkv<K, const ROUNDING: u8> = Qkv<K, ROUNDING, f16>;
 /// With a cache of f32.
 type WideQkv<K, const ROUNDING: u8> = Qkv<K, ROUNDING, f32>;
+/// With a cache of 8-bit integers.
+type RoundedQkv<K, const ROUNDING: u8> = Qkv<K, ROUNDING, i8>;
 
 impl<K: Product, const ROUNDING: u8, T: KvElement> Body for Qkv<K, ROUNDING, T> {
     #[inline(always)]

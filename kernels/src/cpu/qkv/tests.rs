@@ -21,7 +21,7 @@ struct Shape {
     head_dim: usize,
     pairs: usize,
     dtype: DType,
-    wide_cache: bool,
+    cache: DType,
     /// Which optional operands are there: squares, biases, norms, rope, tables, interleaved, norm of x, keys and values.
     options: u32,
     seed: u64,
@@ -30,10 +30,11 @@ struct Shape {
 fn shape() -> impl Strategy<Value = Shape> {
     let dtype = prop::sample::select(vec![DType::F32, DType::F16, DType::Q4_0, DType::Q8_0]);
     let sizes = (1usize..41, 1usize..4, 1usize..6, 1usize..4, 4usize..41, 1usize..41);
-    (sizes, dtype, any::<bool>(), any::<u32>(), any::<u64>()).prop_map(
-        |((tokens, groups, heads, kv_heads, half, pairs), dtype, wide_cache, options, seed)| {
+    let cache = prop::sample::select(ir::op::KV_TYPES.to_vec());
+    (sizes, dtype, cache, any::<u32>(), any::<u64>()).prop_map(
+        |((tokens, groups, heads, kv_heads, half, pairs), dtype, cache, options, seed)| {
             let (cols, head_dim, pairs) = (32 * groups, 2 * half, pairs.min(half));
-            Shape { tokens, cols, heads, kv_heads, head_dim, pairs, dtype, wide_cache, options, seed }
+            Shape { tokens, cols, heads, kv_heads, head_dim, pairs, dtype, cache, options, seed }
         },
     )
 }
@@ -81,11 +82,28 @@ impl Case {
     }
 
     fn variant(&self) -> String {
-        format!("{}.f32.{}", self.shape.dtype.name(), if self.shape.wide_cache { "f32" } else { "f16" })
+        format!("{}.f32.{}", self.shape.dtype.name(), self.shape.cache.name())
     }
 
-    fn cache_elements(&self) -> usize {
-        PAGES * kv::page_elements(KEYS_AND_VALUES, self.shape.kv_heads, self.shape.head_dim)
+    /// The values of a pool as pages of f32 have them.
+    fn values(&self, pool: &[u8]) -> Vec<f32> {
+        match self.shape.cache {
+            DType::F32 => pool.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect(),
+            DType::F16 => pool.as_chunks::<2>().0.iter().map(|x| f16::from_le_bytes(*x).to_f32()).collect(),
+            _ => pool.chunks_exact(pool.len() / PAGES).flat_map(|page| self.values_of_int8(page)).collect(),
+        }
+    }
+
+    /// Keys and values of a page of integers, each times its row's scale.
+    fn values_of_int8(&self, page: &[u8]) -> Vec<f32> {
+        let Shape { kv_heads, head_dim, .. } = self.shape;
+        let (integers, scales) = page.split_at(2 * kv_heads * head_dim * PAGE);
+        let scale = |row: usize| f16::from_le_bytes([scales[2 * row], scales[2 * row + 1]]).to_f32();
+        let row = |at: usize| match at / (head_dim * PAGE) {
+            key if key < kv_heads => key * PAGE + at % PAGE,
+            _ => at / head_dim,
+        };
+        integers.iter().enumerate().map(|(at, q)| f32::from(*q as i8) * scale(row(at))).collect()
     }
 
     fn params(&self, out: &mut [f32], kv: *mut c_void) -> QkvParams {
@@ -135,16 +153,16 @@ impl Case {
     /// Queries and the cache after a launch executed `step` blocks at a time, the last first.
     fn run(&self, isa: Isa, step: usize) -> (Vec<f32>, Vec<f32>) {
         let mut out = vec![f32::NAN; self.shape.tokens * self.shape.heads * self.shape.head_dim];
-        let mut wide = vec![0f32; self.cache_elements()];
-        let mut narrow = vec![f16::ZERO; self.cache_elements()];
-        let kv = if self.shape.wide_cache { wide.as_mut_ptr().cast() } else { narrow.as_mut_ptr().cast() };
-        let (params, variant) = (self.params(&mut out, kv), self.variant());
+        let (kv_heads, head_dim) = (self.shape.kv_heads as u64, self.shape.head_dim as u64);
+        let page = ir::op::page_bytes(self.shape.cache, KEYS_AND_VALUES as u64, kv_heads, head_dim).unwrap() as usize;
+        let mut pool = vec![0u64; PAGES * page / 8];
+        let (params, variant) = (self.params(&mut out, pool.as_mut_ptr().cast()), self.variant());
         let blocks = blocks(&params);
         let ranges: Vec<_> = (0..blocks).step_by(step).rev().map(|b| b..(b + step).min(blocks)).collect();
         // SAFETY: the buffers have the sizes the parameters say.
         unsafe { launch(select(&variant, isa).unwrap(), &params, &ranges, scratch_bytes(&variant, &params)) };
-        let cache = if self.shape.wide_cache { wide } else { narrow.into_iter().map(f16::to_f32).collect() };
-        (out, cache)
+        let pool: Vec<u8> = pool.into_iter().flat_map(u64::to_le_bytes).collect();
+        (out, self.values(&pool))
     }
 
     /// A head by definition.
@@ -191,7 +209,7 @@ impl Case {
         let Shape { kv_heads, head_dim, .. } = self.shape;
         let position = self.positions[token] as usize;
         let page = self.page_table[self.sequences[token] as usize * COLUMNS + position / PAGE] as usize;
-        let base = page * kv::page_elements(KEYS_AND_VALUES, kv_heads, head_dim);
+        let base = page * kv::page_elements::<f32>(KEYS_AND_VALUES, kv_heads, head_dim);
         let slot = position % PAGE;
         base + match kind {
             1 => kv::keys(head, head_dim) + i * PAGE + slot,
@@ -201,10 +219,15 @@ impl Case {
 
     /// Checks all heads of the launch's results.
     fn check(&self, out: &[f32], cache: &[f32]) -> Result<(), TestCaseError> {
-        let Shape { tokens, heads, kv_heads, head_dim, wide_cache, .. } = self.shape;
+        let Shape { tokens, heads, kv_heads, head_dim, cache: dtype, .. } = self.shape;
         for token in 0..tokens {
             for kind in 0..if self.has(7) { 3 } else { 1 } {
-                let precision = if kind > 0 && !wide_cache { 1.5e-3 } else { 2e-5 };
+                let precision = match dtype {
+                    DType::F16 if kind > 0 => 1.5e-3,
+                    // Half a step, which is a 127th of the greatest.
+                    DType::INT8 if kind > 0 => 0.51 / 127.0,
+                    _ => 2e-5,
+                };
                 for head in 0..if kind == 0 { heads } else { kv_heads } {
                     let expected = self.head(kind, token, head);
                     let scale = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
@@ -245,7 +268,7 @@ proptest! {
 #[test]
 fn variants_name_weights_activations_and_cache() {
     for variant in
-        ["q4_0.f32.f16", "q4_0.q8x32.f32", "q8c.f32.row.f16", "bf16.f32.f32", "bf16.f32.half.f16", "q4_k.f32.half.f32"]
+        ["q4_0.f32.f16", "q4_0.q8x32.f32", "q8c.f32.row.f16", "bf16.f32.f32", "bf16.f32.half.f16", "q4_k.f32.half.int8"]
     {
         assert!(select(variant, Isa::Portable).is_some(), "{variant}");
     }
