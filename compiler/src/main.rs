@@ -22,6 +22,8 @@ enum Verb {
     Run(runtime::cli::RunArgs),
     /// Talk to a model
     Chat(runtime::cli::ChatArgs),
+    /// Serve models over HTTP, in the interfaces of OpenAI and Anthropic
+    Serve(Box<runtime::cli::ServeArgs>),
     /// Write the logits of a token sequence
     Logits(runtime::cli::LogitsArgs),
     /// Measure prompt and generation speed, latency and memory
@@ -60,6 +62,10 @@ fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
         Verb::Chat(mut args) => {
             args.artifact = verbs::cache::artifact_for(&args.artifact)?;
             runtime::cli::chat(&args)?;
+        }
+        Verb::Serve(args) => {
+            let resolver = |path: &std::path::Path| verbs::cache::artifact_for(path).map_err(|e| e.to_string());
+            runtime::cli::serve(&args, Some(std::sync::Arc::new(resolver)))?;
         }
         Verb::Logits(mut args) => {
             args.artifact = verbs::cache::artifact_for(&args.artifact)?;

@@ -42,8 +42,14 @@ fn imported(folder: &Path, activations: Activations) -> Graph {
 
 fn graph_of(checkpoint: &Checkpoint, activations: Activations) -> Graph {
     let kv_dtype = KvType::default_for(activations).dtype();
-    let options =
-        ImportOptions { max_tokens: 512, max_sequences: 8, max_model_len: 64, kv_dtype, trace_routing: false };
+    let options = ImportOptions {
+        max_tokens: 512,
+        max_sequences: 8,
+        max_model_len: 64,
+        kv_dtype,
+        trace_routing: false,
+        embeddings: false,
+    };
     let graph = models::import(checkpoint, &options).expect("a model").graph;
     quantise_activations(&graph, activations).expect("rounded")
 }

@@ -24,6 +24,8 @@ pub struct ImportOptions {
     /// Whether what the routers choose becomes output: of each mixture layer L `router.L.experts`, i32 `[T, selected]`, and
     /// `router.L.weights`, f32 of the same shape.
     pub trace_routing: bool,
+    /// Whether the rows that the output projection reads become output too: `hidden`, f32 `[R, hidden]`, after the final norm.
+    pub embeddings: bool,
 }
 
 /// An imported model.

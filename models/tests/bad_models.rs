@@ -30,6 +30,7 @@ fn refusal(name: &str, edit: impl Fn(&mut Value), change: impl Fn(&mut Tensors))
         max_model_len: 128,
         kv_dtype: DType::F32,
         trace_routing: false,
+        embeddings: false,
     };
     let result = Checkpoint::open(folder.path()).and_then(|c| import(&c, &options));
     let error = result.map(|model| model.family).unwrap_err().to_string();

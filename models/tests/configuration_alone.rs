@@ -23,6 +23,7 @@ fn graph(checkpoint: &Checkpoint) -> Result<Model, ModelError> {
         max_model_len: hyperparameters(checkpoint)?.max_context,
         kv_dtype: DType::F16,
         trace_routing: false,
+        embeddings: false,
     };
     import(checkpoint, &options)
 }

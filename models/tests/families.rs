@@ -20,8 +20,14 @@ const PROMPT: &str = "prompt.1";
 
 fn imported(checkpoint: &Checkpoint, tokens: u64) -> Result<Model, models::ModelError> {
     let kv_dtype = DType::F32;
-    let options =
-        ImportOptions { max_tokens: tokens, max_sequences: 1, max_model_len: 128, kv_dtype, trace_routing: true };
+    let options = ImportOptions {
+        max_tokens: tokens,
+        max_sequences: 1,
+        max_model_len: 128,
+        kv_dtype,
+        trace_routing: true,
+        embeddings: false,
+    };
     let mut model = import(checkpoint, &options)?;
     ir::verify::verify_graph(&model.graph).unwrap();
     for (i, value) in model.boundaries.iter().enumerate() {

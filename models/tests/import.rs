@@ -10,7 +10,14 @@ use models::{Checkpoint, ImportOptions, Model, import};
 use support::golden;
 
 fn options() -> ImportOptions {
-    ImportOptions { max_tokens: 64, max_sequences: 4, max_model_len: 128, kv_dtype: DType::F32, trace_routing: false }
+    ImportOptions {
+        max_tokens: 64,
+        max_sequences: 4,
+        max_model_len: 128,
+        kv_dtype: DType::F32,
+        trace_routing: false,
+        embeddings: false,
+    }
 }
 
 #[test]

@@ -5,11 +5,15 @@ pub mod byte_size;
 pub mod cache;
 pub mod calibrate;
 pub mod cli;
+pub mod constrain;
 pub mod device;
 pub mod engine;
 pub mod kv;
 pub mod memory;
 pub mod sample;
+pub mod scheduler;
+pub mod server;
+pub mod serving;
 #[cfg(test)]
 mod testing;
 pub mod text;

@@ -42,6 +42,8 @@ pub struct Golden {
     pub prompts: Vec<Prompt>,
     /// Reference routing of prompt 1, mixture layer by mixture layer.
     pub routing: Vec<Routing>,
+    /// What the final norm gives for prompt 1, `[tokens, hidden]`.
+    pub final_norm: Vec<f32>,
 }
 
 impl Golden {
@@ -76,7 +78,8 @@ impl Golden {
                 margin: floats(&tensors, &part("margin")),
             }
         });
-        Golden { folder: folder.to_path_buf(), prompts: prompts.collect(), routing: routing.collect() }
+        let final_norm = floats(&tensors, "hidden.norm");
+        Golden { folder: folder.to_path_buf(), prompts: prompts.collect(), routing: routing.collect(), final_norm }
     }
 
     /// The family, as config.json calls it.

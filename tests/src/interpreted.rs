@@ -13,8 +13,14 @@ use crate::golden;
 pub fn prefill(checkpoint: &Path, ids: &[u32], kv_dtype: DType) -> Vec<f32> {
     let checkpoint = Checkpoint::open(checkpoint).expect("checkpoint");
     let tokens = ids.len() as u64;
-    let options =
-        ImportOptions { max_tokens: tokens, max_sequences: 1, max_model_len: 128, kv_dtype, trace_routing: false };
+    let options = ImportOptions {
+        max_tokens: tokens,
+        max_sequences: 1,
+        max_model_len: 128,
+        kv_dtype,
+        trace_routing: false,
+        embeddings: false,
+    };
     let model = import(&checkpoint, &options).expect("a model");
     let long = model.hyper.rope_switch.is_some_and(|switch| tokens > switch);
     let mut interpreter = Interpreter::new(&model.graph, golden::weights(&model, &checkpoint));

@@ -6,3 +6,4 @@
 pub mod artifacts;
 pub mod golden;
 pub mod interpreted;
+pub mod served;

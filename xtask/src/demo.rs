@@ -21,12 +21,24 @@ pub fn run(prompt: &str) -> Result<()> {
     succeed(answer.arg(format!("--prompt={prompt}")))
 }
 
+/// The name of the demonstration's model.
+pub const MODEL: &str = "SmolLM2-135M-Instruct";
+
 /// The demonstration's model, compiled by this very build.
 pub fn artifact(moesaic: &Path) -> Result<PathBuf> {
-    let artifact = cache().join("artifacts").join("SmolLM2-135M-Instruct.moesaic");
+    compiled(moesaic, &format!("{MODEL}.moesaic"), &[])
+}
+
+/// The same, able to give embeddings.
+pub fn embedding_artifact(moesaic: &Path) -> Result<PathBuf> {
+    compiled(moesaic, &format!("{MODEL}-embeddings.moesaic"), &["--embeddings"])
+}
+
+fn compiled(moesaic: &Path, name: &str, args: &[&str]) -> Result<PathBuf> {
+    let artifact = cache().join("artifacts").join(name);
     if !is_current(&artifact, moesaic) {
         let model = SMOLLM2.fetch()?;
-        succeed(Command::new(moesaic).arg("compile").arg(&model).arg("-o").arg(&artifact))?;
+        succeed(Command::new(moesaic).arg("compile").arg(&model).args(args).arg("-o").arg(&artifact))?;
     }
     Ok(artifact)
 }

@@ -4,6 +4,7 @@
 //! folder, pinned by hash.
 
 mod abi;
+mod clients;
 mod demo;
 mod gates;
 mod licences;
@@ -21,12 +22,14 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo [--prompt TEXT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
-  test [--quick|--all]    every check; --quick leaves out the one that needs a release build and the model, --all
+  test [--quick|--all]    every check; --quick leaves out those that need a release build and the model, --all
                           adds every fixture on the simulator, half an hour on two cores
+  test --only TEXT        the checks whose names have TEXT in them
   model                   fetch SmolLM2-135M-Instruct and print its path
   abi [--check]           generate kernels/src/abi.rs from kernels/cuda/params.h, or say whether it is fresh
   gates                   write kernels/GATES.md: what machine code and counters of the CUDA kernels keep to
   bench-peer [--json]     speed and memory beside llama.cpp on the same file (builds llama-cpp-python once)
+  bench-serve [--json]    first tokens and throughput of the server beside llama.cpp's server on the same file
   perplexity [--json]     perplexity beside llama.cpp on benches/data/english.txt";
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn run(args: &[&str]) -> Option<Result<()>> {
         ["demo", "--prompt", prompt] => demo::run(prompt),
         ["test"] => steps::run(steps::Extent::Usual),
         ["test", "--quick"] => steps::run(steps::Extent::Quick),
+        ["test", "--only", text] => steps::run_named(text),
         ["test", "--all"] => steps::run(steps::Extent::All),
         ["model"] => pins::SMOLLM2.fetch().map(|path| println!("{}", path.display())).map_err(anyhow::Error::from),
         ["abi"] => abi::run(false),
@@ -59,6 +63,8 @@ fn run(args: &[&str]) -> Option<Result<()>> {
         ["gates"] => gates::run(),
         ["bench-peer"] => peer::bench(&[]),
         ["bench-peer", "--json"] => peer::bench(&["--json"]),
+        ["bench-serve"] => peer::serve(&[]),
+        ["bench-serve", "--json"] => peer::serve(&["--json"]),
         ["perplexity"] => peer::perplexity(&[]),
         ["perplexity", "--json"] => peer::perplexity(&["--json"]),
         _ => return None,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::workspace::{cargo, succeed, target_folder};
-use crate::{abi, licences, quality};
+use crate::{abi, clients, licences, quality};
 
 /// How much is checked; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,38 +24,83 @@ struct Step {
     /// The least extent that includes it.
     from: Extent,
     check: fn() -> Result<()>,
+    /// What the machine lacks for it, where it can be done without.
+    lacks: fn() -> Option<&'static str>,
+}
+
+impl Step {
+    /// A check that every machine must pass.
+    const fn new(name: &'static str, from: Extent, check: fn() -> Result<()>) -> Step {
+        Step { name, from, check, lacks: || None }
+    }
+
+    /// A check that is skipped, by name, where the machine lacks what it takes.
+    const fn unless(self, lacks: fn() -> Option<&'static str>) -> Step {
+        Step { lacks, ..self }
+    }
 }
 
 /// All of them, the cheap ones first.
 const STEPS: &[Step] = &[
-    Step { name: "format", from: Extent::Quick, check: format },
-    Step { name: "licences of dependencies", from: Extent::Quick, check: licences::run },
-    Step { name: "generated kernel ABI is fresh", from: Extent::Quick, check: || abi::run(true) },
-    Step { name: "lints", from: Extent::Quick, check: lints },
-    Step { name: "tests", from: Extent::Quick, check: tests },
-    Step { name: "a real model, end to end", from: Extent::Usual, check: quality::run },
-    Step { name: "every fixture on the simulator", from: Extent::All, check: simulated },
+    Step::new("format", Extent::Quick, format),
+    Step::new("licences of dependencies", Extent::Quick, licences::run),
+    Step::new("generated kernel ABI is fresh", Extent::Quick, || abi::run(true)),
+    Step::new("lints", Extent::Quick, lints),
+    Step::new("tests", Extent::Quick, tests),
+    Step::new("a real model, end to end", Extent::Usual, quality::run),
+    Step::new("client packages against a served model", Extent::Usual, clients::packages),
+    Step::new("a server keeps to its OpenAPI document", Extent::Usual, clients::document),
+    Step::new("chat page in Chromium", Extent::Usual, clients::page)
+        .unless(|| clients::browser().is_none().then_some(clients::NO_BROWSER)),
+    Step::new("every fixture on the simulator", Extent::All, simulated),
 ];
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped(&'static str),
+}
 
 /// How a step ended and how long it took.
 struct Outcome {
     name: &'static str,
-    passed: bool,
+    verdict: Verdict,
     time: Duration,
 }
 
-/// Runs the steps of an extent, also after one has failed; fails if any did.
+/// Runs the steps of an extent, also after one has failed; says which are left out; fails if any did.
 pub fn run(extent: Extent) -> Result<()> {
-    let outcomes: Vec<Outcome> = STEPS.iter().filter(|s| s.from <= extent).map(run_step).collect();
+    let result = conclude(STEPS.iter().filter(|s| s.from <= extent).map(run_step).collect());
+    for step in STEPS.iter().filter(|s| s.from > extent) {
+        eprintln!("left out {}", step.name);
+    }
+    result
+}
+
+/// Runs the steps whose names contain a text; fails if any did, or there is none.
+pub fn run_named(text: &str) -> Result<()> {
+    let steps: Vec<&Step> = STEPS.iter().filter(|s| s.name.contains(text)).collect();
+    if steps.is_empty() {
+        let names: Vec<&str> = STEPS.iter().map(|s| s.name).collect();
+        bail!("no check has {text:?} in its name; there are: {}", names.join(", "));
+    }
+    conclude(steps.into_iter().map(run_step).collect())
+}
+
+/// The summary.
+fn conclude(outcomes: Vec<Outcome>) -> Result<()> {
     eprintln!("\n== summary");
     for outcome in &outcomes {
-        let verdict = if outcome.passed { "passed" } else { "FAILED" };
-        eprintln!("{verdict}  {:<30} {:>6.1} s", outcome.name, outcome.time.as_secs_f64());
+        let (name, seconds) = (outcome.name, outcome.time.as_secs_f64());
+        match outcome.verdict {
+            Verdict::Passed => eprintln!("passed   {name:<40} {seconds:>6.1} s"),
+            Verdict::Failed => eprintln!("FAILED   {name:<40} {seconds:>6.1} s"),
+            Verdict::Skipped(reason) => eprintln!("skipped  {name} ({reason})"),
+        }
     }
-    for step in STEPS.iter().filter(|s| s.from > extent) {
-        eprintln!("left out  {}", step.name);
-    }
-    let failed: Vec<&str> = outcomes.iter().filter(|o| !o.passed).map(|o| o.name).collect();
+    let failed: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Failed).map(|o| o.name).collect();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
@@ -65,11 +110,17 @@ pub fn run(extent: Extent) -> Result<()> {
 fn run_step(step: &Step) -> Outcome {
     eprintln!("\n== {}", step.name);
     let start = Instant::now();
-    let result = (step.check)();
-    if let Err(error) = &result {
-        eprintln!("error: {error:#}");
-    }
-    let outcome = Outcome { name: step.name, passed: result.is_ok(), time: start.elapsed() };
+    let verdict = match (step.lacks)() {
+        Some(reason) => Verdict::Skipped(reason),
+        None => (step.check)().map_or_else(
+            |error| {
+                eprintln!("error: {error:#}");
+                Verdict::Failed
+            },
+            |()| Verdict::Passed,
+        ),
+    };
+    let outcome = Outcome { name: step.name, verdict, time: start.elapsed() };
     eprintln!("-- {:.1} s", outcome.time.as_secs_f64());
     outcome
 }
@@ -118,10 +169,16 @@ mod tests {
 
     #[test]
     fn a_failing_step_is_an_outcome_not_an_end() {
-        let failing = Step { name: "failing", from: Extent::Quick, check: || bail!("on purpose") };
-        let passing = Step { name: "passing", from: Extent::Quick, check: || Ok(()) };
-        assert!(!run_step(&failing).passed);
-        assert!(run_step(&passing).passed);
+        let failing = Step::new("failing", Extent::Quick, || bail!("on purpose"));
+        let passing = Step::new("passing", Extent::Quick, || Ok(()));
+        assert_eq!(run_step(&failing).verdict, Verdict::Failed);
+        assert_eq!(run_step(&passing).verdict, Verdict::Passed);
+    }
+
+    #[test]
+    fn what_the_machine_lacks_skips_a_step_by_name() {
+        let skipped = Step::new("skipped", Extent::Quick, || bail!("never begun")).unless(|| Some("no such thing"));
+        assert_eq!(run_step(&skipped).verdict, Verdict::Skipped("no such thing"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Nothing in it depends on time, path, machine or thread count: the same inputs give the same bytes.
 
+mod prompts;
 mod staging;
 mod weights;
 
@@ -39,6 +40,9 @@ pub enum PackageError {
     /// Tokenizer, template or generation settings could not be read.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A prompt could not be baked.
+    #[error(transparent)]
+    Bake(#[from] runtime::engine::bake::BakeError),
     /// A description could not be written as JSON.
     #[error("{file}: {source}")]
     Json {
@@ -97,7 +101,7 @@ pub fn package(
     progress.begin("packing weights", weights::total_bytes(graph, packed)?);
     let weights = weights::write_weights(graph, packed, rows, &mut staging, &|bytes| progress.advance(bytes))?;
     progress.finish();
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: SCHEMA,
         producer: concat!("moesaic ", env!("CARGO_PKG_VERSION")).into(),
         kv: KvInfo { pages: kv_pages, ..kv_info(kv, card.layers, options) },
@@ -110,8 +114,12 @@ pub fn package(
         weights,
         kernel_compiler: kernels.compiler.clone(),
         kernels: kernels.table(),
+        prefixes: Vec::new(),
         files: staging.files().clone(),
     };
+    if !options.bake_prompts.is_empty() {
+        prompts::bake_prompts(&mut staging, &mut manifest, options, progress)?;
+    }
     staging.write(MANIFEST_FILE, &json(MANIFEST_FILE, &manifest)?)?;
     staging.commit()?;
     Ok(manifest)

@@ -100,6 +100,11 @@ pub fn compile(
     progress: &dyn Progress,
 ) -> Result<Outcome, CompileError> {
     options.check()?;
+    for prompt in &options.bake_prompts {
+        // A name that was mistyped is said now, not when everything else is done.
+        let fail = |source| CompileError::File { path: prompt.clone(), action: "read the prompt", source };
+        std::fs::File::open(prompt).map_err(fail)?;
+    }
     let mut run = Run::new(options, registry, progress);
     let entry = Entry::of(options)?;
     if options.stop_after.is_some() {
@@ -384,5 +389,6 @@ fn import_options(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<I
         max_model_len,
         kv_dtype: options.kv_type().dtype(),
         trace_routing: options.trace_routing,
+        embeddings: options.embeddings,
     })
 }

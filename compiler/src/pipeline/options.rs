@@ -38,6 +38,10 @@ pub struct CompileOptions {
     pub quant: QuantOptions,
     /// Adds what each router selected, and the weights it gave, to the results of a step.
     pub trace_routing: bool,
+    /// Adds the last hidden states, after the final norm, to the results of a step.
+    pub embeddings: bool,
+    /// Prompts, raw texts or lists of chat messages, whose keys and values are computed and shipped.
+    pub bake_prompts: Vec<PathBuf>,
     /// Most tokens of each bucket, smallest first.
     pub buckets: Vec<u64>,
     /// Threads that quantise, calibrate and compile kernels. The artifact does not depend on it.
@@ -69,6 +73,8 @@ impl CompileOptions {
             vram: None,
             quant: QuantOptions::default(),
             trace_routing: false,
+            embeddings: false,
+            bake_prompts: Vec::new(),
             buckets: BUCKET_TOKENS.to_vec(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             from: None,

@@ -35,6 +35,7 @@ fn import(name: &str) -> (Checkpoint, Model) {
         max_model_len: 64,
         kv_dtype: DType::F32,
         trace_routing: false,
+        embeddings: false,
     };
     let model = models::import(&checkpoint, &options).unwrap();
     (checkpoint, model)

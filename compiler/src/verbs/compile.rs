@@ -54,6 +54,13 @@ pub struct CompileArgs {
     /// Add what each router selects to the results of a step, for `logits` to write
     #[arg(long)]
     pub trace_routing: bool,
+    /// Add the last hidden states to the results of a step, for /v1/embeddings of a server; costs a launch a step
+    #[arg(long, alias = "embedding", env = "MOESAIC_EMBEDDINGS")]
+    pub embeddings: bool,
+    /// Compute the keys and values of this static prompt now and ship them, so that requests that begin with it need not; raw
+    /// text or a JSON list of chat messages; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub bake_prompt: Vec<PathBuf>,
     /// Threads that quantise, calibrate and compile kernels; the artifact does not depend on it. Default: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -202,6 +209,8 @@ fn options(args: &CompileArgs) -> Result<CompileOptions, Box<dyn std::error::Err
         vram: args.vram.map(|size| size.0),
         quant: args.quant.parse()?,
         trace_routing: args.trace_routing,
+        embeddings: args.embeddings,
+        bake_prompts: args.bake_prompt.clone(),
         threads: args.threads.map_or(defaults.threads, usize::from),
         from: args.passes.from.clone(),
         from_pass: args.passes.from_pass.clone(),

@@ -114,7 +114,8 @@ impl<'a> Decoder<'a> {
         self.scale(x, self.hyper.multipliers.embedding, "embed.scale")
     }
 
-    /// The final norm and output projection over the rows whose logits are asked for: output `logits[R, vocabulary]`.
+    /// The final norm and output projection over the rows whose logits are asked for: outputs `logits[R, vocabulary]` and, where
+    /// embeddings were asked for, `hidden[R, hidden]`.
     pub fn head(&mut self, x: ValueId) -> Result<(), ModelError> {
         let rows = self.op(Op::GatherRows, &[x, self.step.logit_rows], &[], "logit_rows")?;
         let normed = self.norm(rows, Role::OutputNorm, 0)?;
@@ -137,6 +138,9 @@ impl<'a> Decoder<'a> {
             _ => logits,
         };
         self.graph.output("logits", logits);
+        if self.options.embeddings {
+            self.graph.output("hidden", normed);
+        }
         Ok(())
     }
 

@@ -102,6 +102,7 @@ fn every_preset_is_imported_in_every_format() {
             max_model_len: 1024,
             kv_dtype: ir::types::DType::F16,
             trace_routing: false,
+            embeddings: false,
         };
         let imported = crate::import(&checkpoint, &options);
         let imported = imported.unwrap_or_else(|e| panic!("{} as {format:?}: {e}", preset.name));

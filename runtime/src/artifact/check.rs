@@ -14,6 +14,7 @@ use super::error::Fault;
 use super::extents::{self, Call, Extents, Pointer, Role};
 use super::kernel_table::check_kernels;
 use super::manifest::{Bucket, Layout, Manifest, WeightInfo};
+use super::prefixes::check_prefixes;
 use super::weights::check_weight;
 
 type Checked = Result<(), (String, Fault)>;
@@ -70,6 +71,7 @@ pub(super) fn check_manifest(m: &Manifest) -> Checked {
     }
     check_kv(m)?;
     check_kernels(m)?;
+    check_prefixes(m)?;
     check_buckets(m)
 }
 
@@ -248,13 +250,22 @@ fn check_outputs(program: &Program, manifest: &Manifest) -> Checked {
     let found =
         program.outputs.iter().find(|(name, _)| name == "logits").map(|(_, id)| &program.buffers[id.0 as usize].ty);
     let others = program.outputs.iter().filter(|(name, _)| name != "logits");
-    if expected.is_none() || found != expected.as_ref() || !others.into_iter().all(|o| is_trace(program, o)) {
-        let message =
-            "the outputs of a step are logits f32[R, {}] and those of routers, \"router.…\" of [T, experts a token]";
+    if expected.is_none()
+        || found != expected.as_ref()
+        || !others.into_iter().all(|o| is_trace(program, o) || is_hidden(program, manifest, o))
+    {
+        let message = "the outputs of a step are logits f32[R, {}], hidden f32[R, hidden_size] and those of routers, \"router.…\" of [T, experts a token]";
         let fault = Fault::Invalid(message.replace("{}", &manifest.model.vocab_size.to_string()));
         return Err(("output".into(), fault));
     }
     Ok(())
+}
+
+/// Whether an output is the rows that the output projection reads.
+fn is_hidden(program: &Program, manifest: &Manifest, (name, id): &(String, ir::program::BufferId)) -> bool {
+    let expected =
+        symbol(program, "R").map(|rows| TensorType::new(DType::F32, [rows, Dim::Const(manifest.model.hidden_size)]));
+    name == "hidden" && expected.as_ref() == Some(&program.buffers[id.0 as usize].ty)
 }
 
 /// Whether an output is what a router selected or the weights it gave.

@@ -45,6 +45,9 @@ pub struct Manifest {
     pub kernel_compiler: Option<String>,
     /// Kernels in machine code; the cpu's are part of the runtime.
     pub kernels: Vec<CompiledKernel>,
+    /// Prompts whose keys and values come with the artifact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<PrefixInfo>,
     /// Every file of the folder but the manifest itself, by path relative to the folder.
     pub files: BTreeMap<String, FileInfo>,
 }
@@ -196,6 +199,17 @@ pub struct WeightInfo {
     pub file: String,
     /// Bytes in the file.
     pub bytes: u64,
+}
+
+/// A baked prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixInfo {
+    /// Its safetensors file.
+    pub file: String,
+    /// Tokens whose keys and values it holds, whole pages of 16.
+    pub tokens: u64,
+    /// The table of rotary frequencies they were computed with: 0, or 1 for long sequences of a model that has two.
+    pub rope_table: i32,
 }
 
 /// A file's identity.

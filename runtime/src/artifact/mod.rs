@@ -12,6 +12,7 @@ mod folder;
 mod hash;
 mod kernel_table;
 mod manifest;
+mod prefixes;
 mod weights;
 
 #[cfg(test)]
@@ -29,8 +30,10 @@ pub use error::{ArtifactError, Fault};
 use folder::{Folder, is_missing};
 pub use kernel_table::{CompiledKernel, EntryFigures, KERNEL_FOLDER, KernelCode, architecture_number};
 pub use manifest::{
-    Bucket, FileInfo, GenerationDefaults, KvInfo, Layout, MANIFEST_FILE, Manifest, ModelCard, SCHEMA, WeightInfo,
+    Bucket, FileInfo, GenerationDefaults, KvInfo, Layout, MANIFEST_FILE, Manifest, ModelCard, PrefixInfo, SCHEMA,
+    WeightInfo,
 };
+pub use prefixes::{PREFIX_FOLDER, Prefix, prefix_file};
 use weights::WeightStore;
 
 /// Most bytes of a manifest or other description.
@@ -73,6 +76,7 @@ pub struct Artifact {
     manifest: Manifest,
     programs: Vec<Program>,
     weights: WeightStore,
+    prefixes: Vec<Prefix>,
 }
 
 impl Artifact {
@@ -90,7 +94,8 @@ impl Artifact {
         let weights = WeightStore::open(&folder, &manifest, options.mmap)?;
         let programs =
             manifest.buckets.iter().map(|b| read_program(&folder, &manifest, b)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Artifact { folder, manifest, programs, weights })
+        let prefixes = prefixes::open_prefixes(&folder, &manifest)?;
+        Ok(Artifact { folder, manifest, programs, weights, prefixes })
     }
 
     /// The folder's path.
@@ -111,6 +116,11 @@ impl Artifact {
     /// The bytes of a weight in its [`Layout`], aligned as that says.
     pub fn weight(&self, name: &str) -> Option<&[u8]> {
         self.weights.get(name)
+    }
+
+    /// Prompts whose keys and values come with the artifact.
+    pub fn prefixes(&self) -> &[Prefix] {
+        &self.prefixes
     }
 
     /// The content of a file the manifest lists: `tokenizer.json`, `chat_template.jinja`. `None` if it lists none of that

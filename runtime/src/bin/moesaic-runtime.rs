@@ -19,6 +19,8 @@ enum Verb {
     Run(cli::RunArgs),
     /// Talk to a model
     Chat(cli::ChatArgs),
+    /// Serve models over HTTP, in the interfaces of OpenAI and Anthropic
+    Serve(Box<cli::ServeArgs>),
     /// Write the logits of a token sequence
     Logits(cli::LogitsArgs),
     /// Measure prompt and generation speed, latency and memory
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     cli::exit(match Cli::parse().verb {
         Verb::Run(args) => cli::run(&args),
         Verb::Chat(args) => cli::chat(&args),
+        Verb::Serve(args) => cli::serve(&args, None),
         Verb::Logits(args) => cli::logits(&args),
         Verb::Bench(args) => cli::bench(&args),
         Verb::Perplexity(args) => cli::perplexity(&args),

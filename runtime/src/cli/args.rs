@@ -144,6 +144,12 @@ pub struct BenchArgs {
     /// Sequences generated together, a list of sizes
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Vec<u32>,
+    /// Measure instead what a cached beginning of a prompt saves until the first token: in memory, on disk, baked
+    #[arg(long)]
+    pub prefix: bool,
+    /// Tokens of the system prompt of --prefix
+    #[arg(long, value_name = "N", default_value_t = super::bench_prefix::SYSTEM_TOKENS, value_parser = parse_count)]
+    pub prefix_tokens: u64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ use ir::program::{Arg, Launch};
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
+use super::bench_prefix::bench_prefix;
 use super::session::Session;
 use crate::engine::generate::{GenerationRequest, Timings, generate};
 use crate::memory;
@@ -17,6 +18,9 @@ use crate::sample::SamplingParams;
 
 /// Measures and prints a table or JSON.
 pub fn bench(args: &BenchArgs) -> Result<(), Box<dyn Error>> {
+    if args.prefix {
+        return bench_prefix(args);
+    }
     let longest = args.prompt_tokens + args.generate_tokens;
     let mut device = args.device.clone();
     device.max_model_len = Some(device.max_model_len.unwrap_or(longest));
@@ -96,7 +100,7 @@ fn token(sequence: u64, i: u64, vocabulary: u64) -> u32 {
     (mixed % vocabulary) as u32
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)

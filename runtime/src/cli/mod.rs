@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod bench_prefix;
 mod chat;
 mod compare;
 mod divergence;
@@ -9,6 +10,8 @@ mod doctor;
 mod logits;
 mod perplexity;
 mod run;
+mod serve;
+mod serve_args;
 mod session;
 mod simulate;
 mod windows;
@@ -28,6 +31,8 @@ pub use doctor::doctor;
 pub use logits::logits;
 pub use perplexity::perplexity;
 pub use run::run;
+pub use serve::serve;
+pub use serve_args::{LogFormat, ServeArgs};
 pub use simulate::{PageWriter, Simulation, simulate};
 
 /// A problem of the command line that is not one of an artifact, device or text.

@@ -74,7 +74,8 @@ impl Session {
     }
 }
 
-fn parse_isa(name: &str) -> Result<Isa, CliError> {
+/// An instruction set of this machine by its name.
+pub(super) fn parse_isa(name: &str) -> Result<Isa, CliError> {
     let known = || Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", ");
     Isa::from_name(name).filter(|i| i.is_available()).ok_or_else(|| CliError::Option {
         option: "--isa",

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use kernels::cpu::isa::Isa;
 
-use crate::artifact::{Artifact, ArtifactError};
+use crate::artifact::{Artifact, ArtifactError, Manifest};
 use crate::byte_size::ByteSize;
 pub use inputs::{InputError, InputLimits, StepInputs};
 
@@ -47,6 +47,69 @@ pub trait Device: Send {
     /// Bytes of packed weights that all steps so far have read, counted as they ran: of a mixture only the experts that were
     /// selected.
     fn weight_bytes_read(&self) -> u64;
+
+    /// What the bits of keys and values depend on besides the artifact: devices of equal arithmetic may exchange pages.
+    fn arithmetic(&self) -> String;
+
+    /// Copies a KV page to the host: the layers' parts one after the other, [`crate::artifact::Manifest::page_bytes`] in all.
+    ///
+    /// # Errors
+    /// No such page, or a slice of another length.
+    fn read_page(&self, page: u32, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces a KV page by bytes that [`Device::read_page`] gave.
+    ///
+    /// # Errors
+    /// As [`Device::read_page`].
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies a KV page over another one.
+    ///
+    /// # Errors
+    /// No such pages.
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError>;
+}
+
+/// The pages of a device, for checking what is asked of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageShape {
+    /// Pages there are.
+    pub pages: u64,
+    /// Parts of a page: one a layer.
+    pub layers: usize,
+    /// Bytes of a part.
+    pub layer_bytes: usize,
+}
+
+impl PageShape {
+    /// Of an artifact's pages.
+    pub fn new(manifest: &Manifest, pages: u64) -> PageShape {
+        PageShape { pages, layers: manifest.kv.states.len(), layer_bytes: manifest.kv.page_bytes_per_layer as usize }
+    }
+
+    /// Refuses a page that is not there.
+    pub fn check_page(&self, page: u32) -> Result<(), DeviceError> {
+        match u64::from(page) < self.pages {
+            true => Ok(()),
+            false => {
+                let expected = format!("a page below {}", self.pages);
+                Err(InputError { input: "page", expected, found: page.to_string() }.into())
+            }
+        }
+    }
+
+    /// Refuses a page that is not there or bytes that are not a page's.
+    pub fn check(&self, page: u32, bytes: usize) -> Result<(), DeviceError> {
+        self.check_page(page)?;
+        let expected = self.layers * self.layer_bytes;
+        match bytes == expected {
+            true => Ok(()),
+            false => {
+                let expected = format!("{expected} bytes");
+                Err(InputError { input: "page bytes", expected, found: format!("{bytes} bytes") }.into())
+            }
+        }
+    }
 }
 
 /// Bytes a device has reserved. Pages of the host's memory that were never touched count here, but not as resident.
@@ -135,6 +198,12 @@ pub enum DeviceError {
         /// The launch's label.
         label: String,
         /// Its panic message.
+        message: String,
+    },
+    /// The device answers no more, whatever is asked of it.
+    #[error("the device is lost: {message}")]
+    Lost {
+        /// What it said last.
         message: String,
     },
     /// A program of no artifact, or what a step of it is given, is not what it must be.

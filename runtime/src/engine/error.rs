@@ -2,7 +2,8 @@
 
 use crate::device::{DeviceError, LoadError};
 use crate::kv::pages::PageError;
-use crate::sample::{ParamError, SampleError};
+use crate::sample::ParamError;
+use crate::serving::{RequestError, SubmitError};
 
 /// Why an engine could not be made or a request not be served. The sequences are as they were before the call.
 #[derive(Debug, thiserror::Error)]
@@ -19,14 +20,12 @@ pub enum EngineError {
     /// A sampling parameter is out of range.
     #[error(transparent)]
     Params(#[from] ParamError),
-    /// No token could be chosen.
-    #[error("request {request}: {source}")]
-    Sample {
-        /// Index of the request.
-        request: usize,
-        /// Why.
-        source: SampleError,
-    },
+    /// A request is out of range.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// A request ended without an answer.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// A token id that the model does not have.
     #[error("token {token} is not in the vocabulary of {vocabulary}; was the text encoded for another model?")]
     UnknownToken {
@@ -66,4 +65,11 @@ pub enum EngineError {
         /// What it must be.
         message: String,
     },
+}
+
+impl EngineError {
+    /// Whether every further step would fail as well.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, EngineError::Device(DeviceError::Lost { .. }) | EngineError::Load(LoadError::Device(DeviceError::Lost { .. })))
+    }
 }

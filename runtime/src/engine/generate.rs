@@ -1,14 +1,18 @@
 //! Generating text, token by token, for one or several prompts at once.
 //!
-//! All prompts are prefilled in one step and then advance together, a token a step, until each has ended. That is what
-//! a command line and a benchmark need; a server schedules requests of its own.
+//! A server's scheduler, given all requests at once: all prompts are prefilled in one step and then advance together, a token a
+//! step, until each has ended. That is what a command line and a benchmark need.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Chunk, Engine, EngineError, Rows};
-use crate::kv::pages::SequenceId;
-use crate::sample::{History, Sampler, SamplingParams};
+use super::{Engine, EngineError};
+use crate::device::DeviceError;
+use crate::sample::{SamplingParams, TokenLogProbs};
+use crate::scheduler::{Clock, Limits, Progress, Reader, Scheduler, SchedulerOptions, SystemClock};
+pub use crate::serving::FinishReason;
+use crate::serving::{Event, Request, RequestError};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -21,17 +25,6 @@ pub struct GenerationRequest {
     pub stop_ids: Vec<u32>,
     /// Most tokens to generate.
     pub max_tokens: u64,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// A stop token was chosen; it is not part of the text.
-    Stop,
-    /// The most tokens were generated, or the sequence reached the longest length.
-    Length,
-    /// The callback said so.
-    Cancelled,
 }
 
 /// A generated text.
@@ -89,130 +82,142 @@ fn rate(count: u64, time: Duration) -> f64 {
     if count == 0 || time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
-/// A request on its way.
-struct Running {
-    sequence: SequenceId,
-    tokens: Vec<u32>,
-    finish: Option<FinishReason>,
-}
-
 /// Generates a text for each request. `on_token` sees every token of the texts and may end its request.
 ///
 /// # Errors
-/// Parameters out of range, prompts too long, too few KV pages for all, or a failure of the device. All sequences are
-/// closed in any case.
+/// Parameters out of range, prompts too long, or a failure of the device. All sequences are closed in any case, unless the device
+/// panicked.
 pub fn generate(
     engine: &mut Engine,
     requests: &[GenerationRequest],
     mut on_token: impl FnMut(TokenEvent) -> ControlFlow<()>,
 ) -> Result<(Vec<Generation>, Timings), EngineError> {
-    requests.iter().try_for_each(|r| r.sampling.validate())?;
-    let mut running: Vec<Running> = requests
-        .iter()
-        .map(|r| Running {
-            sequence: engine.open_sequence_for(r.prompt.len() as u64),
-            tokens: Vec::new(),
-            finish: (r.max_tokens == 0).then_some(FinishReason::Length),
-        })
-        .collect();
-    let timings = advance_all(engine, requests, &mut running, &mut on_token);
-    for request in &running {
-        engine.close_sequence(request.sequence)?;
+    let (limits, clock) = (Limits::of(engine, false), SystemClock::start());
+    // Nothing is put off: all prompts go into the first step, as far as there are pages.
+    let (most, slow_reader) = (usize::MAX, Duration::MAX);
+    let options = SchedulerOptions { max_num_seqs: most, max_num_batched_tokens: most, slow_reader };
+    let mut scheduler = Scheduler::new(limits, options);
+    let texts = RefCell::new(Texts {
+        generations: empty(requests),
+        first_token: Duration::ZERO,
+        prompt: Duration::ZERO,
+        failure: None,
+    });
+    let on_token = RefCell::new(&mut on_token as &mut OnToken);
+    let (mut started, mut prompt_tokens) = (0, 0);
+    for (index, request) in requests.iter().enumerate() {
+        request.sampling.validate()?;
+        if request.max_tokens > 0 {
+            let asked = asked(request);
+            limits.check(&asked)?;
+            (started, prompt_tokens) = (started + 1, prompt_tokens + asked.prompt.len() as u64);
+            let writer = Writer { request: index, texts: &texts, on_token: &on_token, clock: &clock, ended: false };
+            scheduler.add(asked, writer, Duration::ZERO);
+        }
     }
-    let finished =
-        running.into_iter().map(|r| Generation { tokens: r.tokens, finish: r.finish.unwrap_or(FinishReason::Length) });
-    Ok((finished.collect(), timings?))
+    let outcome = run(engine, &mut scheduler, &clock, &texts);
+    let (total, generated_tokens) = (clock.now(), scheduler.metrics().generation_tokens);
+    if let Err(error) = outcome {
+        scheduler.fail_all(Some(engine), &RequestError::ShuttingDown, total);
+        return Err(error);
+    }
+    drop(scheduler);
+    let Texts { generations, first_token, prompt, .. } = texts.into_inner();
+    let later_tokens = generated_tokens.saturating_sub(started);
+    let generation = total.saturating_sub(first_token);
+    Ok((generations, Timings { prompt_tokens, generated_tokens, prompt, first_token, generation, later_tokens }))
 }
 
-fn advance_all(
-    engine: &mut Engine,
-    requests: &[GenerationRequest],
-    running: &mut [Running],
-    on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
-) -> Result<Timings, EngineError> {
-    let (start, mut sampler) = (Instant::now(), Sampler::new());
-    let mut active: Vec<usize> = (0..requests.len()).filter(|r| running[*r].finish.is_none()).collect();
-    let started = active.len() as u64;
-    let prompt_tokens = active.iter().map(|r| requests[*r].prompt.len() as u64).sum();
-    let mut timings = Timings { prompt_tokens, ..Timings::default() };
-    let mut last: Vec<u32> = vec![0; requests.len()];
-    let mut first = true;
-    while !active.is_empty() {
-        let chunks: Vec<Chunk> = active
-            .iter()
-            .map(|&r| Chunk {
-                sequence: running[r].sequence,
-                tokens: if first { &requests[r].prompt } else { std::slice::from_ref(&last[r]) },
-                logits: Rows::Last,
-            })
-            .collect();
-        let logits = engine.step(&chunks)?;
-        if first {
-            timings.prompt = start.elapsed();
-        }
-        for (row, &request) in active.iter().enumerate() {
-            let logits = logits.row(row).ok_or(EngineError::NoLogits)?;
-            let token = choose(&mut sampler, logits, requests, running, request)?;
-            timings.generated_tokens += 1;
-            last[request] = token;
-            accept(
-                &requests[request],
-                &mut running[request],
-                TokenEvent { request, token, index: 0, logits },
-                on_token,
-            );
-        }
-        if first {
-            (timings.first_token, first) = (start.elapsed(), false);
-        }
-        for &request in &active {
-            stop_at_limit(engine, &mut running[request])?;
-        }
-        active.retain(|&r| running[r].finish.is_none());
-    }
-    timings.generation = start.elapsed().saturating_sub(timings.first_token);
-    timings.later_tokens = timings.generated_tokens.saturating_sub(started);
-    Ok(timings)
+type OnToken<'a> = dyn FnMut(TokenEvent) -> ControlFlow<()> + 'a;
+
+/// What came of the requests so far.
+struct Texts {
+    generations: Vec<Generation>,
+    prompt: Duration,
+    first_token: Duration,
+    failure: Option<RequestError>,
 }
 
-fn choose(
-    sampler: &mut Sampler,
-    logits: &[f32],
-    requests: &[GenerationRequest],
-    running: &[Running],
+/// Takes the tokens of one request.
+struct Writer<'a> {
     request: usize,
-) -> Result<u32, EngineError> {
-    let (prompt, output) = (requests[request].prompt.as_slice(), running[request].tokens.as_slice());
-    let position = (prompt.len() + output.len()) as u64;
-    sampler
-        .sample(logits, History { prompt, output }, &requests[request].sampling, position)
-        .map_err(|source| EngineError::Sample { request, source })
+    texts: &'a RefCell<Texts>,
+    on_token: &'a RefCell<&'a mut OnToken<'a>>,
+    clock: &'a SystemClock,
+    /// The callback wants no more.
+    ended: bool,
 }
 
-/// Takes a chosen token into the text, or ends it.
-fn accept(
-    request: &GenerationRequest,
-    running: &mut Running,
-    event: TokenEvent,
-    on_token: &mut dyn FnMut(TokenEvent) -> ControlFlow<()>,
-) {
-    if request.stop_ids.contains(&event.token) {
-        running.finish = Some(FinishReason::Stop);
-        return;
+impl Reader for Writer<'_> {
+    fn room(&self) -> usize {
+        usize::MAX
     }
-    let index = running.tokens.len();
-    running.tokens.push(event.token);
-    if on_token(TokenEvent { index, ..event }).is_break() {
-        running.finish = Some(FinishReason::Cancelled);
-    } else if running.tokens.len() as u64 >= request.max_tokens {
-        running.finish = Some(FinishReason::Length);
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+
+    fn is_ended(&self, _: u32) -> bool {
+        self.ended
+    }
+
+    fn send(&mut self, event: Event) -> bool {
+        let mut texts = self.texts.borrow_mut();
+        match event {
+            Event::Finished { reason, timings, .. } => {
+                texts.generations[self.request].finish = reason;
+                texts.prompt = texts.prompt.max(timings.queued + timings.prefill);
+                // A text may end with its first token.
+                if texts.generations[self.request].tokens.is_empty() {
+                    texts.first_token = self.clock.now();
+                }
+            }
+            Event::Failed(error) => texts.failure = texts.failure.take().or(Some(error)),
+            _ => {}
+        }
+        true
+    }
+
+    fn send_token(&mut self, _: u32, token: u32, _: Option<TokenLogProbs>, logits: &[f32]) {
+        let index = {
+            let mut texts = self.texts.borrow_mut();
+            let tokens = &mut texts.generations[self.request].tokens;
+            tokens.push(token);
+            let index = tokens.len() - 1;
+            if index == 0 {
+                texts.first_token = self.clock.now();
+            }
+            index
+        };
+        let event = TokenEvent { request: self.request, token, index, logits };
+        self.ended = (self.on_token.borrow_mut())(event).is_break();
     }
 }
 
-/// Ends a text whose last token would no longer fit the sequence.
-fn stop_at_limit(engine: &Engine, running: &mut Running) -> Result<(), EngineError> {
-    if running.finish.is_none() && engine.pool().tokens(running.sequence)? >= engine.max_model_len() {
-        running.finish = Some(FinishReason::Length);
+fn empty(requests: &[GenerationRequest]) -> Vec<Generation> {
+    requests.iter().map(|_| Generation { tokens: Vec::new(), finish: FinishReason::Length }).collect()
+}
+
+fn asked(request: &GenerationRequest) -> Request {
+    let mut asked = Request::new(request.prompt.clone(), request.sampling.clone(), request.max_tokens);
+    asked.stop_ids.clone_from(&request.stop_ids);
+    asked
+}
+
+fn run(
+    engine: &mut Engine,
+    scheduler: &mut Scheduler<Writer>,
+    clock: &SystemClock,
+    texts: &RefCell<Texts>,
+) -> Result<(), EngineError> {
+    loop {
+        match scheduler.step(engine, clock) {
+            Progress::Idle => return Ok(()),
+            Progress::Stepped | Progress::Resting => {}
+            Progress::Broken(message) | Progress::Lost(message) => return Err(DeviceError::Lost { message }.into()),
+        }
+        if let Some(error) = texts.borrow_mut().failure.take() {
+            return Err(error.into());
+        }
     }
-    Ok(())
 }

@@ -4,11 +4,15 @@
 //! prompts and single tokens alike; the engine cuts it into sub-steps that fit a bucket and fills in the step metadata.
 //! Buffers are kept between steps, so that decoding allocates nothing once they have grown.
 
+pub mod bake;
 mod error;
 pub mod generate;
+mod prefixes;
 mod rope;
 mod schedule;
 
+#[cfg(test)]
+mod prefix_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +23,10 @@ use kernels::cpu::isa::Isa;
 
 use crate::artifact::{Artifact, Manifest};
 use crate::device::{self, Device, DeviceChoice, DeviceError, DeviceMemory, LoadOptions, StepInputs};
-use crate::kv::pages::{PageError, PagePool, SequenceId};
+use crate::kv::pages::{PageCopy, PageError, PagePool, SequenceId};
+use crate::kv::prefix_cache::PrefixCache;
 pub use error::EngineError;
+use prefixes::Identity;
 use rope::RopeTables;
 pub use schedule::Rows;
 use schedule::{Capacity, Piece, SubSteps};
@@ -122,6 +128,9 @@ struct Staging {
 pub struct Engine {
     device: Box<dyn Device>,
     pool: PagePool,
+    prefixes: Option<PrefixCache>,
+    /// What the prefix cache needs to know of the artifact.
+    identity: Identity,
     limits: Limits,
     /// For models whose rotary frequencies depend on a sequence's length.
     rope: Option<RopeTables>,
@@ -145,7 +154,9 @@ impl Engine {
         let max_model_len = options.max_model_len.unwrap_or(longest);
         let load = LoadOptions { pages, threads: options.threads, isa: options.isa };
         let device = device::load(options.device, artifact.clone(), &load)?;
-        Ok(Engine::with_device(artifact.manifest(), device, max_model_len))
+        let mut engine = Engine::with_device(artifact.manifest(), device, max_model_len);
+        engine.identity.artifact = Some(artifact);
+        Ok(engine)
     }
 
     /// An engine on a device that is loaded with the manifest's programs.
@@ -162,7 +173,16 @@ impl Engine {
             buckets,
         };
         let rope = manifest.model.rope_switch.map(RopeTables::new);
-        Engine { device, pool: PagePool::new(pages), limits, rope, staging: Staging::default(), logits: Vec::new() }
+        Engine {
+            identity: Identity::of(manifest, &*device),
+            device,
+            pool: PagePool::new(pages),
+            prefixes: None,
+            limits,
+            rope,
+            staging: Staging::default(),
+            logits: Vec::new(),
+        }
     }
 
     /// The device's description.
@@ -226,35 +246,52 @@ impl Engine {
         self.device.output(name)
     }
 
-    /// Opens a sequence that shares the first `tokens` of another, a multiple of 16.
+    /// Opens a sequence that shares the first `tokens` tokens of another. Where they end within a page, that is copied.
     ///
     /// # Errors
-    /// No such sequence or length.
+    /// No such sequence or length, no page for the copy, or a failure of the device.
     pub fn fork_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<SequenceId, EngineError> {
-        let fork = self.pool.fork(sequence, tokens)?;
+        self.make_room(u64::from(!tokens.is_multiple_of(PAGE_TOKENS)))?;
+        let (fork, copy) = self.pool.fork(sequence, tokens)?;
+        if let Err(error) = self.copy_page(copy) {
+            self.pool.close(fork)?;
+            return Err(error);
+        }
         if let Some(rope) = &mut self.rope {
             rope.fork(sequence, fork, tokens);
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.forked(sequence, fork, tokens);
         }
         Ok(fork)
     }
 
-    /// Forgets the tokens of a sequence from `tokens` on.
+    fn copy_page(&mut self, copy: Option<PageCopy>) -> Result<(), EngineError> {
+        copy.map_or(Ok(()), |copy| Ok(self.device.copy_page(copy.from, copy.to)?))
+    }
+
+    /// Forgets the tokens of a sequence from `tokens` on. Where it then ends within a shared page, it gets a copy of that.
     ///
     /// # Errors
-    /// No such sequence or length, or a cut within a shared page.
+    /// No such sequence or length, no page for the copy, or a failure of the device.
     pub fn truncate_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<(), EngineError> {
-        self.pool.truncate(sequence, tokens)?;
+        self.make_room(self.pool.truncating_copies(sequence, tokens).into())?;
+        let copy = self.cut(sequence, tokens)?;
         if let Some(rope) = &mut self.rope {
             rope.truncate(sequence, tokens);
         }
-        Ok(())
+        self.copy_page(copy)
     }
 
-    /// Ends a sequence and frees its pages.
+    /// Ends a sequence and frees its pages; those that the prefix cache holds stay until others need them.
     ///
     /// # Errors
     /// No such sequence.
     pub fn close_sequence(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.leaving(&self.pool, sequence);
+            prefixes.closed(sequence);
+        }
         self.pool.close(sequence)?;
         if let Some(rope) = &mut self.rope {
             rope.close(sequence);
@@ -308,7 +345,7 @@ impl Engine {
         for chunk in chunks {
             let Some(rope) = &mut self.rope else { return Ok(()) };
             let Some(ids) = rope.grow(chunk.sequence, chunk.tokens.len()) else { continue };
-            self.pool.truncate(chunk.sequence, 0)?;
+            self.cut(chunk.sequence, 0)?;
             let again = Chunk { sequence: chunk.sequence, tokens: &ids, logits: Rows::None };
             self.append(&[again], false, &mut |_| ())?;
         }
@@ -328,9 +365,12 @@ impl Engine {
         self.staging = staging;
         if result.is_err() {
             self.roll_back(chunks, chunks.len());
-        } else if let Some(rope) = &mut self.rope {
+            return result;
+        }
+        if let Some(rope) = &mut self.rope {
             chunks.iter().for_each(|c| rope.append(c.sequence, c.tokens));
         }
+        self.publish(chunks)?;
         result
     }
 
@@ -359,10 +399,11 @@ impl Engine {
         let needed = chunks.iter().try_fold(0, |sum: u64, c| {
             Ok::<u64, PageError>(sum + self.pool.pages_to_append(c.sequence, c.tokens.len() as u64)?)
         })?;
-        let free = self.pool.free_pages();
+        let free = self.available_pages();
         if needed > free {
             return Err(PageError::OutOfPages { needed, free }.into());
         }
+        self.make_room(needed)?;
         for (i, chunk) in chunks.iter().enumerate() {
             if let Err(error) = self.pool.append(chunk.sequence, chunk.tokens.len() as u64) {
                 self.roll_back(chunks, i);

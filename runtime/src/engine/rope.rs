@@ -29,9 +29,14 @@ impl RopeTables {
         RopeTables { switch, sequences: HashMap::new() }
     }
 
+    /// The table of a sequence of which `expected` tokens are known to come.
+    pub fn table_for(&self, expected: u64) -> i32 {
+        (expected > self.switch).into()
+    }
+
     /// A new sequence of which `expected` tokens are known to come.
     pub fn open(&mut self, sequence: SequenceId, expected: u64) {
-        self.sequences.insert(sequence, Text { ids: Vec::new(), long: expected > self.switch });
+        self.sequences.insert(sequence, Text { ids: Vec::new(), long: self.table_for(expected) != 0 });
     }
 
     pub fn fork(&mut self, from: SequenceId, to: SequenceId, tokens: u64) {

@@ -1,8 +1,8 @@
 //! Which sequence holds which page of the KV cache: a state machine without memory, device or clock.
 //!
-//! Pages hold 16 tokens and are counted by reference, so that sequences may share a prefix. Only full pages are shared and
-//! only a sequence's own last page is ever written, hence nothing is copied; the price is that at most 15 tokens
-//! of a common prefix are computed again.
+//! Pages hold 16 tokens and are counted by reference, so that sequences may share a prefix and the prefix tree may keep
+//! pages that no sequence holds. A page is written by one holder only: where a sequence must go on within a page
+//! that others hold, it gets a copy, which the caller makes from the [`PageCopy`] that the call gives.
 
 use std::collections::HashMap;
 
@@ -22,13 +22,13 @@ pub enum PageError {
     OutOfPages {
         /// Pages the call needed.
         needed: u64,
-        /// Pages that were free.
+        /// Pages that were free, or held for nobody but the prefix tree.
         free: u64,
     },
     /// The sequence was closed or is of another pool.
     #[error("there is no sequence {0:?}")]
     UnknownSequence(SequenceId),
-    /// The sequence has fewer tokens than the call assumes, or they end within a shared page.
+    /// The sequence has fewer tokens than the call assumes.
     #[error("sequence {sequence:?} cannot be cut at token {tokens} of {held}")]
     BadLength {
         /// The sequence.
@@ -38,6 +38,16 @@ pub enum PageError {
         /// The length it has.
         held: u64,
     },
+}
+
+/// The contents of one page that must be copied to another before the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct PageCopy {
+    /// The shared page.
+    pub from: u32,
+    /// A page of the sequence's own.
+    pub to: u32,
 }
 
 /// A sequence's pages, first tokens first, and how many tokens they hold.
@@ -53,6 +63,10 @@ pub struct PagePool {
     /// Free pages; the last is given next, so that few pages are touched in all.
     free: Vec<u32>,
     references: Vec<u32>,
+    /// Whether one of a page's references is the prefix tree's.
+    cached: Vec<bool>,
+    /// Pages whose only reference is the prefix tree's.
+    evictable: u64,
     tables: HashMap<SequenceId, Table>,
     next: u64,
 }
@@ -63,6 +77,8 @@ impl PagePool {
         PagePool {
             free: (0..pages).rev().collect(),
             references: vec![0; pages as usize],
+            cached: vec![false; pages as usize],
+            evictable: 0,
             tables: HashMap::new(),
             next: 0,
         }
@@ -78,6 +94,11 @@ impl PagePool {
         self.free.len() as u64
     }
 
+    /// Pages that only the prefix tree holds.
+    pub fn evictable_pages(&self) -> u64 {
+        self.evictable
+    }
+
     /// Number of open sequences.
     pub fn sequences(&self) -> usize {
         self.tables.len()
@@ -88,18 +109,40 @@ impl PagePool {
         self.insert(Table::default())
     }
 
-    /// Opens a sequence that shares the first `tokens` tokens of another: a multiple of 16 that it has.
+    /// Opens a sequence that shares the first `tokens` tokens of another. If they end within a page, the new sequence takes
+    /// a page, into which that one is to be copied.
     ///
     /// # Errors
-    /// No such sequence or length.
-    pub fn fork(&mut self, sequence: SequenceId, tokens: u64) -> Result<SequenceId, PageError> {
+    /// No such sequence or length, or no free page for the copy.
+    pub fn fork(&mut self, sequence: SequenceId, tokens: u64) -> Result<(SequenceId, Option<PageCopy>), PageError> {
         let table = self.tables.get(&sequence).ok_or(PageError::UnknownSequence(sequence))?;
-        if tokens > table.tokens || !tokens.is_multiple_of(PAGE_TOKENS) {
+        if tokens > table.tokens {
             return Err(PageError::BadLength { sequence, tokens, held: table.tokens });
         }
-        let pages = table.pages[..(tokens / PAGE_TOKENS) as usize].to_vec();
-        pages.iter().for_each(|p| self.references[*p as usize] += 1);
-        Ok(self.insert(Table { pages, tokens }))
+        let whole = (tokens / PAGE_TOKENS) as usize;
+        let partial = (!tokens.is_multiple_of(PAGE_TOKENS)).then(|| table.pages[whole]);
+        let shared = table.pages[..whole].to_vec();
+        self.open_with(&shared, partial, tokens)
+    }
+
+    /// Opens a sequence of `tokens` tokens that shares pages which others or the tree hold, and begins a page of its own
+    /// as a copy of `partial`.
+    ///
+    /// # Errors
+    /// No free page for the copy.
+    pub(super) fn open_with(
+        &mut self,
+        shared: &[u32],
+        partial: Option<u32>,
+        tokens: u64,
+    ) -> Result<(SequenceId, Option<PageCopy>), PageError> {
+        let copy = match partial {
+            None => None,
+            Some(from) => Some(PageCopy { from, to: self.take().ok_or(PageError::OutOfPages { needed: 1, free: 0 })? }),
+        };
+        shared.iter().for_each(|page| self.retain(*page));
+        let pages = shared.iter().copied().chain(copy.map(|c| c.to)).collect();
+        Ok((self.insert(Table { pages, tokens }), copy))
     }
 
     fn insert(&mut self, table: Table) -> SequenceId {
@@ -153,23 +196,35 @@ impl PagePool {
         Ok(())
     }
 
-    /// Shortens a sequence to `tokens`, giving back the pages past them. It may not end within a shared page, which
-    /// the next append would write.
+    /// Whether shortening a sequence to `tokens` takes a page: it then ends within a page that others hold too.
+    pub fn truncating_copies(&self, sequence: SequenceId, tokens: u64) -> bool {
+        let Some(table) = self.tables.get(&sequence).filter(|t| tokens < t.tokens) else { return false };
+        let last = (tokens / PAGE_TOKENS) as usize;
+        !tokens.is_multiple_of(PAGE_TOKENS) && table.pages.get(last).is_some_and(|p| self.references[*p as usize] > 1)
+    }
+
+    /// Shortens a sequence to `tokens`, giving back the pages past them. If it then ends within a page that others hold
+    /// too, that page is replaced by one it is to be copied into.
     ///
     /// # Errors
-    /// No such sequence or length.
-    pub fn truncate(&mut self, sequence: SequenceId, tokens: u64) -> Result<(), PageError> {
-        let table = self.tables.get_mut(&sequence).ok_or(PageError::UnknownSequence(sequence))?;
-        let keep = tokens.div_ceil(PAGE_TOKENS) as usize;
-        let shared = |page: &u32| self.references[*page as usize] > 1;
-        let cuts_shared = !tokens.is_multiple_of(PAGE_TOKENS) && table.pages.get(keep - 1).is_some_and(shared);
-        if tokens > table.tokens || (tokens < table.tokens && cuts_shared) {
-            return Err(PageError::BadLength { sequence, tokens, held: table.tokens });
+    /// No such sequence or length, or no free page for the copy.
+    pub fn truncate(&mut self, sequence: SequenceId, tokens: u64) -> Result<Option<PageCopy>, PageError> {
+        let held = self.tokens(sequence)?;
+        if tokens > held {
+            return Err(PageError::BadLength { sequence, tokens, held });
         }
+        let keep = tokens.div_ceil(PAGE_TOKENS) as usize;
+        let copy_to = match self.truncating_copies(sequence, tokens) {
+            false => None,
+            true => Some(self.take().ok_or(PageError::OutOfPages { needed: 1, free: 0 })?),
+        };
+        let table = self.tables.get_mut(&sequence).ok_or(PageError::UnknownSequence(sequence))?;
         table.tokens = tokens;
-        let dropped = table.pages.split_off(keep);
-        self.release(dropped);
-        Ok(())
+        let mut dropped = table.pages.split_off(keep);
+        let copy = copy_to.map(|to| PageCopy { from: std::mem::replace(&mut table.pages[keep - 1], to), to });
+        dropped.extend(copy.map(|c| c.from));
+        self.release_all(dropped);
+        Ok(copy)
     }
 
     /// Ends a sequence and gives back its pages.
@@ -178,18 +233,89 @@ impl PagePool {
     /// No such sequence.
     pub fn close(&mut self, sequence: SequenceId) -> Result<(), PageError> {
         let table = self.tables.remove(&sequence).ok_or(PageError::UnknownSequence(sequence))?;
-        self.release(table.pages);
+        self.release_all(table.pages);
         Ok(())
     }
 
-    /// Drops one reference to each page; those nobody holds become free, the last given first.
-    fn release(&mut self, pages: Vec<u32>) {
-        for page in pages.into_iter().rev() {
-            self.references[page as usize] -= 1;
-            if self.references[page as usize] == 0 {
-                self.free.push(page);
-            }
+    /// How many hold a page: sequences, the tree, and pins.
+    pub(super) fn references(&self, page: u32) -> u32 {
+        self.references[page as usize]
+    }
+
+    /// Takes a free page for the caller, who holds the one reference to it.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        let page = self.free.pop()?;
+        self.references[page as usize] = 1;
+        Some(page)
+    }
+
+    /// Adds a reference to a page that somebody holds.
+    pub(super) fn retain(&mut self, page: u32) {
+        let count = &mut self.references[page as usize];
+        debug_assert!(*count > 0, "page {page} is free");
+        self.evictable -= u64::from(self.cached[page as usize] && *count == 1);
+        *count += 1;
+    }
+
+    /// Drops a reference to a page; one that nobody holds becomes free.
+    pub(super) fn release(&mut self, page: u32) {
+        let count = &mut self.references[page as usize];
+        *count -= 1;
+        match *count {
+            0 => self.free.push(page),
+            1 => self.evictable += u64::from(self.cached[page as usize]),
+            _ => {}
         }
+    }
+
+    /// Adds the tree's reference to a page that somebody holds.
+    pub(super) fn cache(&mut self, page: u32) {
+        debug_assert!(!self.cached[page as usize], "page {page} is cached twice");
+        self.retain(page);
+        self.cached[page as usize] = true;
+    }
+
+    /// Drops the tree's reference to a page.
+    pub(super) fn uncache(&mut self, page: u32) {
+        self.evictable -= u64::from(self.references[page as usize] == 1);
+        self.cached[page as usize] = false;
+        self.release(page);
+    }
+
+    /// Lets a sequence hold another page of equal contents in place of the one of this index.
+    pub(super) fn replace(&mut self, sequence: SequenceId, index: usize, page: u32) -> Result<(), PageError> {
+        self.retain(page);
+        let table = self.tables.get_mut(&sequence).ok_or(PageError::UnknownSequence(sequence))?;
+        let old = std::mem::replace(&mut table.pages[index], page);
+        self.release(old);
+        Ok(())
+    }
+
+    /// Drops one reference to each page, those of the last tokens first.
+    fn release_all(&mut self, pages: Vec<u32>) {
+        pages.into_iter().rev().for_each(|page| self.release(page));
+    }
+
+    /// Compares every count with what sequences and the tree hold, where each page of `pinned` has another reference.
+    /// For tests.
+    ///
+    /// # Panics
+    /// If a page is lost, held twice or counted wrongly.
+    #[cfg(test)]
+    pub(crate) fn check(&self, pinned: &[u32]) {
+        let mut held: Vec<u32> = self.cached.iter().map(|c| u32::from(*c)).collect();
+        pinned.iter().for_each(|p| held[*p as usize] += 1);
+        for table in self.tables.values() {
+            assert_eq!(table.pages.len() as u64, table.tokens.div_ceil(PAGE_TOKENS));
+            table.pages.iter().for_each(|p| held[*p as usize] += 1);
+        }
+        assert_eq!(held, self.references);
+        let mut free = self.free.clone();
+        free.sort_unstable();
+        let unheld: Vec<u32> = (0..held.len() as u32).filter(|p| held[*p as usize] == 0).collect();
+        assert_eq!(free, unheld);
+        let evictable = held.iter().zip(&self.cached).filter(|(count, cached)| **cached && **count == 1).count();
+        assert_eq!(self.evictable, evictable as u64);
     }
 }
 
@@ -229,22 +355,16 @@ mod tests {
 
     /// Every page is free or held exactly as often as counted; no page belongs to different contents.
     fn check(pool: &PagePool, model: &Model) {
-        let mut held = vec![0; pool.references.len()];
         let mut contents: HashMap<u32, &[u64]> = HashMap::new();
         for (id, tokens) in &model.sequences {
             assert_eq!(pool.tokens(*id).unwrap(), tokens.len() as u64);
             let pages = pool.table(*id).unwrap();
             assert_eq!(pages.len(), tokens.len().div_ceil(16));
             for (page, content) in pages.iter().zip(tokens.chunks(16)) {
-                held[*page as usize] += 1;
                 assert_eq!(*contents.entry(*page).or_insert(content), content, "page {page} holds two contents");
             }
         }
-        assert_eq!(held, pool.references);
-        let mut free = pool.free.clone();
-        free.sort_unstable();
-        let unheld: Vec<u32> = (0..held.len() as u32).filter(|p| held[*p as usize] == 0).collect();
-        assert_eq!(free, unheld);
+        pool.check(&[]);
         assert_eq!(pool.sequences(), model.sequences.len());
     }
 
@@ -256,8 +376,12 @@ mod tests {
                 let Some(i) = find(model, s) else { return };
                 let (id, tokens) = model.sequences[i].clone();
                 match pool.fork(id, n) {
-                    Ok(new) => model.sequences.push((new, tokens[..n as usize].to_vec())),
-                    Err(_) => assert!(n % 16 != 0 || n > tokens.len() as u64),
+                    Ok((new, copy)) => {
+                        assert_eq!(copy.is_some(), n % 16 != 0);
+                        model.sequences.push((new, tokens[..n as usize].to_vec()));
+                    }
+                    Err(PageError::OutOfPages { .. }) => assert_eq!((n % 16 != 0, pool.free_pages()), (true, 0)),
+                    Err(_) => assert!(n > tokens.len() as u64),
                 }
             }
             Action::Append(s, n) => {
@@ -275,10 +399,10 @@ mod tests {
             Action::Truncate(s, n) => {
                 let Some(i) = find(model, s) else { return };
                 let (id, tokens) = &mut model.sequences[i];
-                if pool.truncate(*id, n).is_ok() {
-                    tokens.truncate(n as usize);
-                } else {
-                    assert!(n > tokens.len() as u64 || n % 16 != 0);
+                match pool.truncate(*id, n) {
+                    Ok(_) => tokens.truncate(n as usize),
+                    Err(PageError::OutOfPages { .. }) => assert_eq!((n % 16 != 0, pool.free_pages()), (true, 0)),
+                    Err(_) => assert!(n > tokens.len() as u64),
                 }
             }
             Action::Close(s) => {
@@ -317,13 +441,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_page_is_not_cut() {
+    fn a_cut_within_a_shared_page_copies_it() {
         let mut pool = PagePool::new(4);
         let first = pool.open();
         pool.append(first, 32).unwrap();
-        let second = pool.fork(first, 16).unwrap();
-        assert!(matches!(pool.truncate(first, 8), Err(PageError::BadLength { tokens: 8, held: 32, .. })));
-        pool.close(second).unwrap();
-        assert_eq!(pool.truncate(first, 8), Ok(()));
+        let (second, none) = pool.fork(first, 16).unwrap();
+        assert_eq!(none, None);
+        let shared = pool.table(first).unwrap()[0];
+        let copy = pool.truncate(first, 8).unwrap().unwrap();
+        assert_eq!((copy.from, pool.table(first).unwrap()), (shared, &[copy.to][..]));
+        assert_eq!(pool.truncate(first, 4), Ok(None));
+        let (third, copy) = pool.fork(first, 3).unwrap();
+        assert_eq!(copy.unwrap().from, pool.table(first).unwrap()[0]);
+        [first, second, third].into_iter().for_each(|id| pool.close(id).unwrap());
+        assert_eq!(pool.free_pages(), 4);
     }
 }

@@ -4,7 +4,7 @@
 //! so one serves all sequences of a batch and nothing is allocated per token once they have grown. Randomness comes
 //! from a counter-based generator keyed by (seed, position), see [`philox`].
 //!
-//! Order of the steps: logit bias, penalties, temperature, top-k, top-p, min-p. Penalties act on logits because their
+//! Order of the steps: mask, logit bias, penalties, temperature, top-k, top-p, min-p. Penalties act on logits because their
 //! definitions do. Temperature comes before the filters, as in Hugging Face and vLLM, so top-p and min-p act
 //! on the distribution that is drawn from (llama.cpp applies temperature last by default, which keeps fewer tokens at
 //! high temperatures). Top-k before top-p means the mass is counted among the k. Min-p compares with the most probable
@@ -84,8 +84,24 @@ impl Sampler {
         params: &SamplingParams,
         position: u64,
     ) -> Result<u32, SampleError> {
+        self.sample_allowed(logits, None, history, params, position)
+    }
+
+    /// As [`Sampler::sample`], among the tokens that a mask allows: bit `t % 32` of word `t / 32` for token `t`; tokens past its
+    /// end are forbidden. `None` allows all.
+    ///
+    /// # Errors
+    /// Those of [`Sampler::sample`].
+    pub fn sample_allowed(
+        &mut self,
+        logits: &[f32],
+        allowed: Option<&[u32]>,
+        history: History<'_>,
+        params: &SamplingParams,
+        position: u64,
+    ) -> Result<u32, SampleError> {
         let Self { scores, candidates, occurrences } = self;
-        let scores = penalised(logits, history, params, scores, occurrences)?;
+        let scores = penalised(logits, allowed, history, params, scores, occurrences)?;
         let (best, largest) = largest_logit(scores)?;
         if params.is_greedy() {
             return Ok(best);
@@ -106,7 +122,7 @@ impl Sampler {
         params: &SamplingParams,
     ) -> Result<Vec<(u32, f64)>, SampleError> {
         let Self { scores, candidates, occurrences } = self;
-        let scores = penalised(logits, history, params, scores, occurrences)?;
+        let scores = penalised(logits, None, history, params, scores, occurrences)?;
         let (best, largest) = largest_logit(scores)?;
         if params.is_greedy() {
             return Ok(vec![(best, 1.0)]);
@@ -119,38 +135,76 @@ impl Sampler {
     }
 }
 
-/// The logits after bias and penalties: `logits` itself where nothing changes them, else `buffer`.
+/// The logits after mask, bias and penalties: `logits` itself where nothing changes them, else `buffer`.
 fn penalised<'a>(
     logits: &'a [f32],
+    allowed: Option<&[u32]>,
     history: History<'_>,
     params: &SamplingParams,
     buffer: &'a mut Vec<f32>,
     occurrences: &mut Occurrences,
 ) -> Result<&'a [f32], SampleError> {
-    if !params.changes_logits() {
+    if !params.changes_logits() && allowed.is_none() {
         return Ok(logits);
     }
     buffer.clear();
     buffer.extend_from_slice(logits);
+    if let Some(allowed) = allowed {
+        forbid_others(buffer, allowed);
+    }
     penalties::apply(buffer, history, params, occurrences)?;
     Ok(buffer)
 }
 
+/// Makes the logits of tokens that a mask does not allow negative infinity, which neither bias nor penalty changes.
+fn forbid_others(scores: &mut [f32], allowed: &[u32]) {
+    let words = allowed.iter().copied().chain(std::iter::repeat(0));
+    for (scores, word) in scores.chunks_mut(32).zip(words) {
+        for (_, score) in scores.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
 /// The largest logit and its (lowest) token; checks the row on the way.
 fn largest_logit(logits: &[f32]) -> Result<(u32, f32), SampleError> {
-    let mut best = (0, *logits.first().ok_or(SampleError::Empty)?);
-    for (id, &value) in logits.iter().enumerate() {
-        if value.is_nan() || value == f32::INFINITY {
-            return Err(SampleError::InvalidLogit { token: id as u32, value });
-        }
-        if value > best.1 {
-            best = (id as u32, value);
-        }
+    if logits.is_empty() {
+        return Err(SampleError::Empty);
     }
-    if best.1 == f32::NEG_INFINITY {
+    let (largest, valid) = largest_of(logits);
+    if !valid {
+        let bad = logits.iter().enumerate().find(|(_, value)| !is_valid(**value));
+        return Err(
+            bad.map_or(SampleError::Empty, |(token, &value)| SampleError::InvalidLogit { token: token as u32, value })
+        );
+    }
+    if largest == f32::NEG_INFINITY {
         return Err(SampleError::NothingAllowed { vocabulary: logits.len() });
     }
-    Ok(best)
+    let best = logits.iter().position(|value| *value == largest).unwrap_or(0);
+    Ok((best as u32, largest))
+}
+
+/// Whether a logit is finite or negative infinity.
+fn is_valid(value: f32) -> bool {
+    value < f32::INFINITY
+}
+
+/// The largest of some logits and whether all are valid. Lanes are independent and nothing leaves the loop, so that it becomes
+/// vector code: this is all the work of greedy choice over a large vocabulary.
+fn largest_of(logits: &[f32]) -> (f32, bool) {
+    const LANES: usize = 16;
+    let (mut largest, mut valid) = ([f32::NEG_INFINITY; LANES], [true; LANES]);
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    for block in blocks {
+        for (i, &value) in block.iter().enumerate() {
+            largest[i] = if value > largest[i] { value } else { largest[i] };
+            valid[i] &= is_valid(value);
+        }
+    }
+    let most = |a: f32, &b: &f32| if b > a { b } else { a };
+    let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, most);
+    (largest, valid.iter().all(|v| *v) && rest.iter().all(|v| is_valid(*v)))
 }
 
 /// Inverts the cumulative distribution at `u` in [0, 1). Rounding near 1 ends at the last candidate.

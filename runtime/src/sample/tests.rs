@@ -186,3 +186,20 @@ proptest! {
         prop_assert_eq!(used.sample(&logits, history, &params, position), fresh);
     }
 }
+
+proptest! {
+    /// A mask is the same as a bias of negative infinity on every token it does not allow.
+    #[test]
+    fn a_mask_forbids_what_it_does_not_allow(
+        mask in prop::collection::vec(any::<u32>(), 1..4), seed in any::<u64>(), temperature in prop_oneof![Just(0.0f32), 0.5f32..2.0],
+    ) {
+        let logits = random_logits(100, seed, 2.0);
+        let allowed = |token: u32| mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+        let forbidden = (0..100).filter(|t| !allowed(*t)).map(|t| (t, f32::NEG_INFINITY)).collect();
+        let params = SamplingParams { temperature, seed, top_p: 0.9, repetition_penalty: 1.2, ..SamplingParams::default() };
+        let history = History { prompt: &[1, 2, 3], output: &[4, 4] };
+        let biased = SamplingParams { logit_bias: forbidden, ..params.clone() };
+        let expected = Sampler::new().sample(&logits, history, &biased, 5);
+        prop_assert_eq!(Sampler::new().sample_allowed(&logits, Some(&mask), history, &params, 5), expected);
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use crate::artifact::Manifest;
-use crate::device::{Device, DeviceError, DeviceMemory, InputLimits, StepInputs};
+use crate::device::{Device, DeviceError, DeviceMemory, InputLimits, PageShape, StepInputs};
 
 /// What a fake device was asked to do: bucket, tokens and rows of each step.
 pub type StepLog = Arc<Mutex<Vec<(usize, usize, usize)>>>;
@@ -16,6 +16,7 @@ pub struct FakeDevice {
     slots: Vec<Option<u32>>,
     logits: Vec<f32>,
     pages: u64,
+    page_bytes: usize,
     log: StepLog,
     /// Steps left until one fails.
     pub fail_after: Option<usize>,
@@ -37,6 +38,7 @@ impl FakeDevice {
             slots: vec![None; pages as usize * 16],
             logits: Vec::new(),
             pages,
+            page_bytes: manifest.page_bytes() as usize,
             log: StepLog::default(),
             fail_after: None,
         }
@@ -54,6 +56,10 @@ impl FakeDevice {
         row[1 + hash as usize % (vocabulary - 1)] = 1.0;
         row[0] = -(history.len() as f32);
         row
+    }
+
+    fn shape(&self) -> PageShape {
+        PageShape { pages: self.pages, layers: 1, layer_bytes: self.page_bytes }
     }
 
     fn slot(&self, inputs: &StepInputs, sequence: usize, position: usize) -> usize {
@@ -119,6 +125,35 @@ impl Device for FakeDevice {
 
     fn weight_bytes_read(&self) -> u64 {
         0
+    }
+
+    fn arithmetic(&self) -> String {
+        "fake".into()
+    }
+
+    /// A page's bytes are its tokens plus one, as little-endian words; 0 for an empty slot. The rest is zero.
+    fn read_page(&self, page: u32, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.shape().check(page, bytes.len())?;
+        bytes.fill(0);
+        for (word, slot) in bytes.chunks_exact_mut(4).zip(&self.slots[page as usize * 16..][..16]) {
+            word.copy_from_slice(&slot.map_or(0, |token| token + 1).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.shape().check(page, bytes.len())?;
+        for (word, slot) in bytes.chunks_exact(4).zip(&mut self.slots[page as usize * 16..][..16]) {
+            *slot = u32::from_le_bytes(word.try_into().unwrap()).checked_sub(1);
+        }
+        Ok(())
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        self.shape().check_page(from)?;
+        self.shape().check_page(to)?;
+        self.slots.copy_within(from as usize * 16..from as usize * 16 + 16, to as usize * 16);
+        Ok(())
     }
 
     fn memory(&self) -> DeviceMemory {

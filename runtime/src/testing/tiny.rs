@@ -248,6 +248,7 @@ fn manifest(buckets: Vec<Bucket>, weights: Vec<WeightInfo>, files: BTreeMap<Stri
         weights,
         kernel_compiler: None,
         kernels: Vec::new(),
+        prefixes: Vec::new(),
         files,
     }
 }

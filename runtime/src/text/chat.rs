@@ -109,6 +109,7 @@ enum ContentForm {
 /// A parsed chat template with the special tokens it may write.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
     special_tokens: Vec<(String, String)>,
     content: ContentForm,
@@ -128,9 +129,14 @@ impl ChatTemplate {
             .add_template_owned(TEMPLATE_NAME, dialect::translate(source))
             .map_err(|e| ChatError::Syntax { line: e.line().unwrap_or(1), detail: describe(&e) })?;
         let special_tokens = special_tokens.into_iter().map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
-        let mut template = Self { environment, special_tokens, content: ContentForm::Any };
+        let mut template = Self { source: source.to_owned(), environment, special_tokens, content: ContentForm::Any };
         template.content = template.probe_content_form();
         Ok(template)
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt for `request`. Its special tokens are written out, so encode it without adding any.

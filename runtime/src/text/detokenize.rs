@@ -6,6 +6,8 @@
 //! sliding window twice per token, is simpler but breaks that in corner cases; here the decoders that language
 //! models use are run incrementally, in constant time per token. Others fall back to decoding the whole sequence each time.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::tokenizer::{TextError, Tokenizer};
@@ -83,13 +85,44 @@ impl DecodePlan {
         };
         steps.next().is_none().then_some(Self::SentencePiece { replacements, byte_fallback, strip })
     }
+
+    /// The bytes that `token` stands for within a text, not at its start; `None` if they depend on other tokens.
+    pub(super) fn bytes_of(&self, token: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::ByteLevel => Some(byte_level_bytes(token)),
+            Self::SentencePiece { replacements, byte_fallback, .. } => {
+                let piece = replaced(token.to_owned(), replacements);
+                let byte = fallback_byte(&piece).filter(|_| *byte_fallback);
+                Some(byte.map_or_else(|| piece.into_bytes(), |byte| vec![byte]))
+            }
+            Self::Metaspace { marker, .. } => Some(token.replace(*marker, " ").into_bytes()),
+            Self::Whole => None,
+        }
+    }
+}
+
+/// Which special tokens a stream shows.
+#[derive(Debug, Clone)]
+pub(super) enum Shown {
+    /// Every one.
+    All,
+    /// None.
+    No,
+    /// These.
+    Listed(Arc<[u32]>),
+}
+
+impl Shown {
+    pub(super) fn of(skip_special: bool) -> Self {
+        if skip_special { Self::No } else { Self::All }
+    }
 }
 
 /// Text of a growing sequence of tokens.
 #[derive(Debug)]
 pub struct DecodeStream {
     tokenizer: Tokenizer,
-    skip_special: bool,
+    shown: Shown,
     /// Text the last call made final.
     ready: String,
     /// Bytes that later tokens may still complete.
@@ -107,14 +140,14 @@ enum Progress {
 }
 
 impl DecodeStream {
-    pub(super) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
+    pub(super) fn new(tokenizer: Tokenizer, shown: Shown) -> Self {
         let progress = match tokenizer.plan() {
             DecodePlan::ByteLevel => Progress::Bytes,
             DecodePlan::SentencePiece { strip, .. } => Progress::Pieces { strip_left: strip.1 },
             DecodePlan::Metaspace { .. } => Progress::Markers { at_start: true },
             DecodePlan::Whole => Progress::Whole { ids: Vec::new(), text: String::new(), emitted: 0 },
         };
-        Self { tokenizer, skip_special, ready: String::new(), bytes: Vec::new(), progress }
+        Self { tokenizer, shown, ready: String::new(), bytes: Vec::new(), progress }
     }
 
     /// Appends token `id` and returns the text that became final, often that of `id`, possibly none.
@@ -124,7 +157,7 @@ impl DecodeStream {
     pub fn push(&mut self, id: u32) -> Result<&str, TextError> {
         let token = self.tokenizer.token(id)?;
         self.ready.clear();
-        if self.skip_special && self.tokenizer.is_special_token(&token) {
+        if self.hides(id, &token) {
             return Ok("");
         }
         // A clone of the handle, so that the plan and the buffers can be borrowed side by side.
@@ -156,20 +189,22 @@ impl DecodeStream {
         self.ready
     }
 
-    fn push_byte_level(&mut self, token: &str) {
-        let start = self.bytes.len();
-        self.bytes.extend(token.chars().map_while(byte_of));
-        if self.bytes.len() - start != token.chars().count() {
-            // A character outside the alphabet: an added token, kept as it is written.
-            self.bytes.truncate(start);
-            self.bytes.extend_from_slice(token.as_bytes());
+    fn hides(&self, id: u32, token: &str) -> bool {
+        match &self.shown {
+            Shown::All => false,
+            Shown::No => self.tokenizer.is_special_token(token),
+            Shown::Listed(ids) => !ids.contains(&id) && self.tokenizer.is_special_token(token),
         }
+    }
+
+    fn push_byte_level(&mut self, token: &str) {
+        self.bytes.extend(byte_level_bytes(token));
         let held = take_complete(&self.bytes, &mut self.ready);
         self.bytes.drain(..self.bytes.len() - held);
     }
 
     fn push_piece(&mut self, token: String, replacements: &[(String, String)], byte_fallback: bool, strip: char) {
-        let piece = replacements.iter().fold(token, |piece, (from, to)| piece.replace(from, to));
+        let piece = replaced(token, replacements);
         match fallback_byte(&piece).filter(|_| byte_fallback) {
             // Held until the run ends: one bad byte turns every byte of the run into U+FFFD.
             Some(byte) => self.bytes.push(byte),
@@ -215,7 +250,8 @@ impl DecodeStream {
     fn push_whole(&mut self, id: u32) -> Result<(), TextError> {
         let Progress::Whole { ids, text, emitted } = &mut self.progress else { return Ok(()) };
         ids.push(id);
-        let decoded = self.tokenizer.decode(ids, self.skip_special).inspect_err(|_| {
+        // What is hidden never gets here.
+        let decoded = self.tokenizer.decode(ids, false).inspect_err(|_| {
             ids.pop();
         })?;
         if !decoded.is_char_boundary(*emitted) || decoded[..*emitted] != text[..*emitted] {
@@ -230,6 +266,15 @@ impl DecodeStream {
         (*text, *emitted) = (decoded, stable);
         Ok(())
     }
+}
+
+/// The bytes of a byte-level token. One with a character outside the alphabet is an added token, kept as it is written.
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+fn replaced(token: String, replacements: &[(String, String)]) -> String {
+    replacements.iter().fold(token, |piece, (from, to)| piece.replace(from, to))
 }
 
 /// The byte that `c` stands for in GPT-2's byte-level alphabet: printable Latin-1 characters stand for themselves,

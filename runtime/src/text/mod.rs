@@ -10,6 +10,7 @@ mod pyjson;
 pub mod stop;
 mod strftime;
 pub mod tokenizer;
+pub mod tools;
 
 pub use chat::{ChatError, ChatRequest, ChatTemplate};
 pub use detokenize::DecodeStream;

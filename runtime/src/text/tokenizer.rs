@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::detokenize::{DecodePlan, DecodeStream};
+use super::detokenize::{DecodePlan, DecodeStream, Shown};
 use super::load;
 
 /// A tokenizer that cannot be loaded or was given something it does not know.
@@ -119,7 +119,23 @@ impl Tokenizer {
 
     /// Starts decoding a sequence token by token.
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
-        DecodeStream::new(self.clone(), skip_special)
+        DecodeStream::new(self.clone(), Shown::of(skip_special))
+    }
+
+    /// As [`Tokenizer::decode_stream`], showing of the special tokens those in `shown` only.
+    pub fn decode_stream_showing(&self, shown: Arc<[u32]>) -> DecodeStream {
+        DecodeStream::new(self.clone(), Shown::Listed(shown))
+    }
+
+    /// The bytes that token `id` adds within a text: those of its spelling for added tokens, one for a byte token, none
+    /// for an id without a token. `None` too where the decoder is of a kind that does not work token by token.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        self.inner.plan.bytes_of(&self.id_to_token(id)?)
+    }
+
+    /// Whether [`Tokenizer::token_bytes`] knows the bytes of tokens.
+    pub fn has_token_bytes(&self) -> bool {
+        self.inner.plan != DecodePlan::Whole
     }
 
     /// Number of tokens, added ones included.

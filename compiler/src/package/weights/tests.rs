@@ -36,6 +36,7 @@ fn written(name: &str, packed: Layout) -> Vec<(WeightInfo, Vec<u8>)> {
         max_model_len: 64,
         kv_dtype: DType::F32,
         trace_routing: false,
+        embeddings: false,
     };
     let model = models::import(&checkpoint, &options).unwrap();
     let assignment = assign(&model.graph, &QuantOptions::default());

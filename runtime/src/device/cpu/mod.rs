@@ -20,7 +20,7 @@ use kernels::cpu::isa::Isa;
 
 pub use super::sizes::most_pages;
 use super::sizes::{Sizes, input_limits};
-use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, StepInputs};
+use super::{Device, DeviceError, DeviceMemory, InputLimits, LoadOptions, PageShape, StepInputs};
 use crate::artifact::{Artifact, Manifest};
 pub use converted::weight_bytes;
 use converted::{Converted, converted_bytes};
@@ -95,6 +95,17 @@ impl CpuDevice {
     pub fn isa(&self) -> Isa {
         self.isa
     }
+
+    fn page_shape(&self) -> PageShape {
+        PageShape::new(self.artifact.manifest(), self.pages)
+    }
+
+    /// Where a layer's part of a page begins.
+    fn page_part(&self, layer: usize, page: u32) -> *mut u8 {
+        let shape = self.page_shape();
+        // The pages of one layer stand together, as `state_address` has it.
+        self.kv.base().wrapping_byte_add((layer * self.pages as usize + page as usize) * shape.layer_bytes)
+    }
 }
 
 impl Device for CpuDevice {
@@ -143,6 +154,42 @@ impl Device for CpuDevice {
 
     fn weight_bytes_read(&self) -> u64 {
         self.team.weight_bytes()
+    }
+
+    /// Kernels give the same bits on every instruction set and for any number of threads.
+    fn arithmetic(&self) -> String {
+        "cpu".into()
+    }
+
+    fn read_page(&self, page: u32, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check(page, bytes.len())?;
+        for (layer, part) in bytes.chunks_exact_mut(shape.layer_bytes.max(1)).enumerate() {
+            // SAFETY: the page was checked to be one of the region's, and no step runs while `self` is borrowed.
+            unsafe { std::ptr::copy_nonoverlapping(self.page_part(layer, page), part.as_mut_ptr(), part.len()) };
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check(page, bytes.len())?;
+        for (layer, part) in bytes.chunks_exact(shape.layer_bytes.max(1)).enumerate() {
+            // SAFETY: as `read_page`; `self` is borrowed alone.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.page_part(layer, page), part.len()) };
+        }
+        Ok(())
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check_page(from)?;
+        shape.check_page(to)?;
+        for layer in 0..shape.layers {
+            // SAFETY: both pages were checked; they may be the same one.
+            unsafe { std::ptr::copy(self.page_part(layer, from), self.page_part(layer, to), shape.layer_bytes) };
+        }
+        Ok(())
     }
 
     fn memory(&self) -> DeviceMemory {

@@ -21,7 +21,7 @@ use simulator::{Access, Launch, Memory, Options, Pointer, SimError};
 pub use simulator::{Counters, Finding, Kind};
 
 use super::sizes::{Sizes, input_limits};
-use super::{Device, DeviceError, DeviceMemory, InputLimits, StepInputs};
+use super::{Device, DeviceError, DeviceMemory, InputLimits, PageShape, StepInputs};
 use crate::artifact::{Artifact, Layout};
 pub use checks::{Checks, UnknownCheck, check_name};
 use modules::Modules;
@@ -125,6 +125,16 @@ impl SimDevice {
     /// The architecture whose code it runs.
     pub fn architecture(&self) -> &str {
         &self.architecture
+    }
+
+    fn page_shape(&self) -> PageShape {
+        PageShape::new(self.artifact.manifest(), self.options.pages)
+    }
+
+    /// Where a layer's part of a page begins.
+    fn page_part(&self, layer: usize, page: u32) -> Pointer {
+        let kv = &self.artifact.manifest().kv;
+        self.shared.states[&kv.states[layer]].offset(u64::from(page) * kv.page_bytes_per_layer)
     }
 
     fn write_inputs(&mut self, program: &Program, inputs: &StepInputs) -> Result<(), DeviceError> {
@@ -290,6 +300,46 @@ impl Device for SimDevice {
         self.weight_bytes
     }
 
+    fn arithmetic(&self) -> String {
+        format!("ptx {}", self.architecture)
+    }
+
+    fn read_page(&self, page: u32, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check(page, bytes.len())?;
+        for (layer, part) in bytes.chunks_exact_mut(shape.layer_bytes.max(1)).enumerate() {
+            self.memory.read_into(self.page_part(layer, page), part).map_err(page_error)?;
+        }
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check(page, bytes.len())?;
+        for (layer, part) in bytes.chunks_exact(shape.layer_bytes.max(1)).enumerate() {
+            let place = self.page_part(layer, page);
+            self.memory.write(place, part).map_err(page_error)?;
+        }
+        Ok(())
+    }
+
+    /// Slots that nothing was appended to stay uninitialised: elements are copied one by one, each with its state.
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        let shape = self.page_shape();
+        shape.check_page(from)?;
+        shape.check_page(to)?;
+        let kv = &self.artifact.manifest().kv;
+        let element = shape.layer_bytes as u64 / (kv.planes * kv.heads * kv.page_tokens * kv.head_dim).max(1);
+        for layer in 0..shape.layers {
+            let (from, to) = (self.page_part(layer, from), self.page_part(layer, to));
+            for offset in (0..shape.layer_bytes as u64).step_by(element.max(1) as usize) {
+                let copied = self.memory.copy(to.offset(offset), from.offset(offset), element as usize);
+                copied.map_err(page_error)?;
+            }
+        }
+        Ok(())
+    }
+
     fn memory(&self) -> DeviceMemory {
         let manifest = self.artifact.manifest();
         let (weights, kv) = (manifest.weight_bytes(), manifest.page_bytes().saturating_mul(self.options.pages));
@@ -297,6 +347,10 @@ impl Device for SimDevice {
         let all = self.memory.allocated_bytes() as u64;
         DeviceMemory { weights, kv, other, arena: all.saturating_sub(weights).saturating_sub(kv).saturating_sub(other) }
     }
+}
+
+fn page_error(error: SimError) -> DeviceError {
+    DeviceError::Program { program: "KV pages".into(), message: error.to_string() }
 }
 
 /// Weights laid out for the cpu device would have to be packed anew.

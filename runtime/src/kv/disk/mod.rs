@@ -1,0 +1,136 @@
+//! The disk tier: pages that outlive the process.
+//!
+//! A thread writes pages soon after they are complete, since a restart may be a kill. Its queue is bounded in bytes and is
+//! never waited on: what does not fit is offered again later. Another thread reads the most recently used pages into the
+//! host tier when a process starts. Reading a page that a prompt needs happens at once, by the engine: it takes a
+//! small part of the time that computing it would.
+
+mod file;
+mod store;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::host_tier::{HostPage, HostTier};
+use super::key::{PageKey, PageTokens};
+use store::Store;
+use writer::{Job, Writer};
+
+/// Pages that several threads read, at least.
+const PARALLEL_READS: usize = 8;
+
+/// Most threads that read pages for a prompt.
+const READERS: usize = 4;
+
+/// The tier.
+pub(crate) struct DiskTier {
+    store: Store,
+    writer: Writer,
+    stop: Arc<AtomicBool>,
+    warming: Option<JoinHandle<()>>,
+}
+
+impl DiskTier {
+    /// Opens the tier below `root` for the pages of one identity and starts its threads. All pages below `root` together
+    /// are kept within `limit` bytes.
+    ///
+    /// # Errors
+    /// A folder or thread that cannot be made.
+    pub fn open(
+        root: &Path,
+        identity: &blake3::Hash,
+        page_bytes: usize,
+        limit: u64,
+        host: Arc<Mutex<HostTier>>,
+    ) -> io::Result<DiskTier> {
+        let store = Store::open(root, identity, page_bytes)?;
+        let writer = Writer::start(store.clone(), limit)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (from, told) = (store.clone(), stop.clone());
+        let warm = move || warm(&from, &host, &told);
+        let warming = Some(std::thread::Builder::new().name("kv-warm".into()).spawn(warm)?);
+        Ok(DiskTier { store, writer, stop, warming })
+    }
+
+    /// Reads the page of a key, if there is one with these tokens.
+    pub fn read(&self, key: &PageKey, tokens: &PageTokens) -> Option<Vec<u8>> {
+        self.store.read(key).filter(|(found, _)| found == tokens).map(|(_, bytes)| bytes)
+    }
+
+    /// As [`DiskTier::read`], for consecutive pages: those before the first that is not there.
+    pub fn read_run(&self, pages: &[(PageKey, PageTokens)]) -> Vec<Vec<u8>> {
+        if pages.len() < PARALLEL_READS {
+            return pages.iter().map_while(|(key, tokens)| self.read(key, tokens)).collect();
+        }
+        let part = pages.len().div_ceil(READERS);
+        let parts: Vec<Vec<Option<Vec<u8>>>> = std::thread::scope(|scope| {
+            let read = |part: &[(PageKey, PageTokens)]| part.iter().map(|(k, t)| self.read(k, t)).collect();
+            let threads: Vec<_> = pages.chunks(part).map(|part| scope.spawn(move || read(part))).collect();
+            threads.into_iter().map(|t| t.join().unwrap_or_default()).collect()
+        });
+        parts.into_iter().flatten().map_while(|page| page).collect()
+    }
+
+    /// Whether the writer's queue has room for a page.
+    pub fn has_room(&self) -> bool {
+        self.writer.has_room(self.store.file_bytes())
+    }
+
+    /// Hands a page to the writer; false if its queue is full.
+    pub fn write(&self, key: PageKey, tokens: PageTokens, bytes: Arc<Vec<u8>>) -> bool {
+        self.writer.push(Job::Write { key, tokens, bytes })
+    }
+
+    /// Notes that pages were used, unless the queue is full.
+    pub fn touch(&self, keys: Vec<PageKey>) {
+        self.writer.push(Job::Touch(keys));
+    }
+
+    /// Waits until everything handed over is written; false if that took longer.
+    pub fn flush(&self, deadline: Duration) -> bool {
+        self.writer.wait(deadline)
+    }
+
+    /// Bytes of all files, as last counted.
+    pub fn bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Pages that could not be written.
+    pub fn failures(&self) -> u64 {
+        self.writer.failures()
+    }
+
+    /// Waits until the host tier is warm.
+    pub fn wait_until_warm(&mut self) {
+        if let Some(thread) = self.warming.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for DiskTier {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wait_until_warm();
+    }
+}
+
+/// Reads the most recently used pages into the host tier until it is full.
+fn warm(store: &Store, host: &Mutex<HostTier>, stop: &AtomicBool) {
+    for key in store.recent() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some((tokens, bytes)) = store.read(&key) else { continue };
+        let page = HostPage { tokens, bytes: Arc::new(bytes), on_disk: true };
+        if !host.lock().unwrap_or_else(PoisonError::into_inner).insert_found(key, page) {
+            return;
+        }
+    }
+}
