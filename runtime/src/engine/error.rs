@@ -70,6 +70,10 @@ pub enum EngineError {
 impl EngineError {
     /// Whether every further step would fail as well.
     pub fn is_lost(&self) -> bool {
-        matches!(self, EngineError::Device(DeviceError::Lost { .. }) | EngineError::Load(LoadError::Device(DeviceError::Lost { .. })))
+        matches!(
+            self,
+            EngineError::Device(DeviceError::Lost { .. })
+                | EngineError::Load(LoadError::Device(DeviceError::Lost { .. }))
+        )
     }
 }

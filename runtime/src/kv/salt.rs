@@ -35,7 +35,8 @@ mod tests {
 
     #[test]
     fn each_pair_of_key_and_salt_is_a_tenant_of_its_own() {
-        let pairs = [(None, None), (Some(""), None), (None, Some("")), (Some("ab"), Some("c")), (Some("a"), Some("bc"))];
+        let pairs =
+            [(None, None), (Some(""), None), (None, Some("")), (Some("ab"), Some("c")), (Some("a"), Some("bc"))];
         let salts: std::collections::HashSet<_> = pairs.iter().map(|(k, s)| CacheSalt::new(*k, *s)).collect();
         assert_eq!(salts.len(), pairs.len());
         assert!(salts.contains(&CacheSalt::PUBLIC));
