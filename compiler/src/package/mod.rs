@@ -18,6 +18,7 @@ use models::generation::GenerationConfig;
 use models::hyperparameters::KvGeometry;
 use models::{Checkpoint, Metadata, Model, ModelError};
 use runtime::artifact::{Bucket, GenerationDefaults, KvInfo, MANIFEST_FILE, Manifest, ModelCard, SCHEMA};
+use runtime::engine::bake::BakeError;
 
 use crate::emit::Kernels;
 use crate::pipeline::CompileOptions;
@@ -42,7 +43,7 @@ pub enum PackageError {
     Model(#[from] ModelError),
     /// A prompt could not be baked.
     #[error(transparent)]
-    Bake(#[from] runtime::engine::bake::BakeError),
+    Bake(Box<BakeError>),
     /// A description could not be written as JSON.
     #[error("{file}: {source}")]
     Json {
@@ -51,6 +52,13 @@ pub enum PackageError {
         /// What JSON cannot express.
         source: serde_json::Error,
     },
+}
+
+impl From<BakeError> for PackageError {
+    fn from(error: BakeError) -> PackageError {
+        // Boxed, for it is several times as large as the others.
+        PackageError::Bake(Box::new(error))
+    }
 }
 
 /// Starts an artifact at `output`, before anything is read, so that a path that cannot be written fails at once.
