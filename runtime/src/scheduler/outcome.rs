@@ -50,7 +50,7 @@ impl<R: Reader> Scheduler<R> {
         for planned in plan {
             let rows = first_row..first_row + planned.rows.count(planned.tokens.len());
             first_row = rows.end;
-            self.clear_suspicion(planned.key);
+            self.clear_suspicion(planned);
             if self.tasks.get(&planned.key.task).is_some_and(|t| t.gives_hidden_states()) {
                 continue;
             }
@@ -62,8 +62,12 @@ impl<R: Reader> Scheduler<R> {
         }
     }
 
-    fn clear_suspicion(&mut self, key: Key) {
-        if let Some(answer) = self.tasks.get_mut(&key.task).and_then(|t| t.answers.get_mut(key.answer as usize)) {
+    /// A sequence is cleared once all its tokens were computed without a failure. Before that, a step with others could meet
+    /// the token that is to blame again, and take turns with them for ever.
+    fn clear_suspicion(&mut self, planned: &Planned) {
+        let Key { task, answer, .. } = planned.key;
+        let answer = self.tasks.get_mut(&task).and_then(|t| t.answers.get_mut(answer as usize));
+        if let Some(answer) = answer.filter(|a| planned.tokens.end >= a.tokens.len()) {
             answer.suspect = false;
         }
     }

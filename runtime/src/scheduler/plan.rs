@@ -24,7 +24,10 @@ impl<R: Reader> Scheduler<R> {
     /// Fills the next step; empty if nothing can run.
     pub(super) fn plan(&mut self, engine: &mut Engine, now: Duration) -> Vec<Planned> {
         self.favour_oldest();
-        self.make_way(engine, now);
+        // A suspect keeps its pages until it is cleared: making way for another would begin it anew, for ever.
+        if self.suspects().is_empty() {
+            self.make_way(engine, now);
+        }
         if let Some(planned) = self.plan_alone(engine, now) {
             return vec![planned];
         }
@@ -152,10 +155,15 @@ impl<R: Reader> Scheduler<R> {
         }
     }
 
+    /// Sequences that may be to blame for a failure.
+    fn suspects(&self) -> Vec<Key> {
+        self.keys(|task, answer| task.resting.is_none() && answer.suspect && answer.finish.is_none())
+    }
+
     /// A sequence that must have the step for itself: one that may be to blame for a failure, or, every other step, one whose
     /// hidden states are wanted.
     fn plan_alone(&mut self, engine: &mut Engine, now: Duration) -> Option<Planned> {
-        let suspects = self.keys(|task, answer| task.resting.is_none() && answer.suspect && answer.finish.is_none());
+        let suspects = self.suspects();
         let runs = |task: &Task<R>, answer: &Answer| task.resting.is_none() && answer.sequence.is_some();
         let exclusive = self.keys(|task, answer| runs(task, answer) && task.gives_hidden_states());
         let shared = self.keys(|task, answer| runs(task, answer) && !task.gives_hidden_states());
