@@ -20,7 +20,7 @@ struct Peer {
 /// The library, built from source for this machine.
 const LIBRARY: Peer = Peer { package: "llama-cpp-python==0.3.36", options: &["--no-binary", "llama-cpp-python"] };
 
-/// The server, in a package that holds it as a library. It cannot be built from its source package alone.
+/// The server, in a package that holds it as a library, as PyPI has it built: for AVX2, not for this machine.
 const SERVER: Peer = Peer { package: "xllamacpp==2026.10.11549", options: &[] };
 
 /// `cargo xtask bench-peer`; `args` go to the script.
