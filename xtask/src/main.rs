@@ -12,6 +12,7 @@ mod peer;
 mod pins;
 mod quality;
 mod steps;
+mod test_output;
 mod workspace;
 
 use std::process::ExitCode;

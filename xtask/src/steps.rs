@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::test_output::run_tests;
 use crate::workspace::{cargo, succeed, target_folder};
 use crate::{abi, clients, licences, quality};
 
@@ -56,10 +57,10 @@ const STEPS: &[Step] = &[
 ];
 
 /// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Passed,
-    Failed,
+    Failed(String),
     Skipped(&'static str),
 }
 
@@ -89,18 +90,24 @@ pub fn run_named(text: &str) -> Result<()> {
     conclude(steps.into_iter().map(run_step).collect())
 }
 
-/// The summary.
+/// The summary. What failed is said again at the end, where a log that is cut off still has it.
 fn conclude(outcomes: Vec<Outcome>) -> Result<()> {
+    let mut failed = Vec::new();
+    for outcome in &outcomes {
+        if let Verdict::Failed(error) = &outcome.verdict {
+            eprintln!("\n== why {} failed\n{error}", outcome.name);
+            failed.push(outcome.name);
+        }
+    }
     eprintln!("\n== summary");
     for outcome in &outcomes {
         let (name, seconds) = (outcome.name, outcome.time.as_secs_f64());
         match outcome.verdict {
             Verdict::Passed => eprintln!("passed   {name:<40} {seconds:>6.1} s"),
-            Verdict::Failed => eprintln!("FAILED   {name:<40} {seconds:>6.1} s"),
+            Verdict::Failed(_) => eprintln!("FAILED   {name:<40} {seconds:>6.1} s"),
             Verdict::Skipped(reason) => eprintln!("skipped  {name} ({reason})"),
         }
     }
-    let failed: Vec<&str> = outcomes.iter().filter(|o| o.verdict == Verdict::Failed).map(|o| o.name).collect();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
@@ -115,7 +122,7 @@ fn run_step(step: &Step) -> Outcome {
         None => (step.check)().map_or_else(
             |error| {
                 eprintln!("error: {error:#}");
-                Verdict::Failed
+                Verdict::Failed(format!("{error:#}"))
             },
             |()| Verdict::Passed,
         ),
@@ -139,7 +146,7 @@ fn tests() -> Result<()> {
     let table = target_folder()?.join("tmp").join("golden.txt");
     // A table that an earlier run left must not pass for this one's.
     let _ = std::fs::remove_file(&table);
-    let result = succeed(&mut cargo(&["test", "--workspace", "--locked", "--quiet"]));
+    let result = run_tests(&mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]));
     if let Ok(text) = std::fs::read_to_string(&table) {
         eprintln!(
             "\nreference outputs against the cpu device: relative RMS of logits, equal greedy tokens, equal experts\n{text}"
@@ -171,7 +178,7 @@ mod tests {
     fn a_failing_step_is_an_outcome_not_an_end() {
         let failing = Step::new("failing", Extent::Quick, || bail!("on purpose"));
         let passing = Step::new("passing", Extent::Quick, || Ok(()));
-        assert_eq!(run_step(&failing).verdict, Verdict::Failed);
+        assert_eq!(run_step(&failing).verdict, Verdict::Failed("on purpose".into()));
         assert_eq!(run_step(&passing).verdict, Verdict::Passed);
     }
 

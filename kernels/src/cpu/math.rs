@@ -104,12 +104,10 @@ pub(crate) fn sin_cos(angle: f64) -> (f32, f32) {
         .mul_add(s, -1.388_731_6e-3)
         .mul_add(s, 4.166_664_6e-2)
         .mul_add(s * s, (-0.5f32).mul_add(s, 1.0));
-    match quarter as i64 & 3 {
-        0 => (sin, cos),
-        1 => (cos, -sin),
-        2 => (-sin, -cos),
-        _ => (-cos, sin),
-    }
+    // Comparisons of whole numbers and no conversion: a loop over angles becomes vectors.
+    let turn = quarter - 4.0 * (quarter * 0.25).floor();
+    let (sin, cos) = if turn == 1.0 || turn == 3.0 { (cos, sin) } else { (sin, cos) };
+    (if turn >= 2.0 { -sin } else { sin }, if turn == 1.0 || turn == 2.0 { -cos } else { cos })
 }
 
 /// The sum of 16 lanes in a fixed tree.

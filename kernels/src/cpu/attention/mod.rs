@@ -59,8 +59,8 @@ const MAX_ROWS: usize = 48;
 /// Most query heads of a block: one KV head may serve 128, which are work for many threads.
 const MAX_HEADS: usize = 16;
 
-/// Tiles a step is cut into before tiles grow, so that many threads find work.
-const MIN_TILES: usize = 16;
+/// Blocks a step is cut into before tiles grow, so that many threads find work.
+const MIN_BLOCKS: usize = 8;
 
 /// Rows from which on keys and values are widened once for all of them.
 const STAGED_ROWS: usize = 12;
@@ -109,10 +109,12 @@ fn value_dim(p: &AttentionParams) -> usize {
     if p.value_dim > 0 { p.value_dim as usize } else { p.head_dim as usize }
 }
 
-/// Tokens of a tile; never fewer in a larger step.
+/// Tokens of a tile; never fewer in a larger step. Each tile reads all keys and values its tokens see, so few large ones are
+/// the faster the longer the context is.
 #[inline(always)]
 fn tile_tokens(p: &AttentionParams) -> usize {
-    let many = 1 << (p.tokens as usize / MIN_TILES).max(1).ilog2();
+    let columns = p.kv_heads as usize * parts(p);
+    let many = 1 << (p.tokens as usize * columns / MIN_BLOCKS).max(1).ilog2();
     many.min(MAX_TOKENS).min(MAX_ROWS / part_heads(p).max(1)).max(1)
 }
 
@@ -312,10 +314,15 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
         let table = p.page_table.add(*p.sequences.add(tile.token) as usize * p.page_table_stride as usize);
         let (first, last) = (tile.sees(0).start, tile.position + tile.tokens - 1);
         let staged = tile.latent || tile.rows() >= STAGED_ROWS || tile.dim != tile.stride;
+        let columns =
+            |chunk: usize| (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
         start::<S>(p, tile, w);
         for chunk in first / CHUNK..=last / CHUNK {
-            let columns = (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
-            let loaded = load::<T, S>(p, tile, table, chunk, columns, w.scales);
+            let loaded = load::<T, S>(p, tile, table, columns(chunk), w.scales);
+            // Pages lie anywhere: what the processor foresees by itself ends with each. Many rows are long enough at one chunk.
+            if !staged && chunk < last / CHUNK {
+                locate::<T>(p, tile, table, columns(chunk + 1), w.scales).prefetch::<S>(tile.dim);
+            }
             if staged {
                 let loaded = loaded.widen::<S>(tile.dim, tile.value_dim, w.keys, w.values);
                 visit::<f32, S>(tile, w, chunk * CHUNK, &loaded, p.softcap);
@@ -327,39 +334,75 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
     }
 }
 
-/// Where the keys and values of some columns of a sequence's page table are, all of one chunk; their scales, if they have any, are widened.
+/// Where the keys and values of some columns of a sequence's page table are, all of one chunk.
 ///
 /// # Safety
 /// As [`attend`]; the columns are of positions that some row sees.
+#[inline(always)]
+unsafe fn locate<T: KvElement>(
+    p: &AttentionParams,
+    tile: &Tile,
+    table: *const i32,
+    columns: Range<usize>,
+    scales: *const f32,
+) -> Loaded<T> {
+    let (kv_heads, dim) = (p.kv_heads as usize, tile.dim);
+    let mut loaded = Loaded::new(dim, scales);
+    for column in columns {
+        let index = column % CHUNK_PAGES;
+        // SAFETY: the page is of the pool.
+        unsafe {
+            let page = page_start::<T>(p, tile, table, column);
+            loaded.keys[index] = page.add(kv::keys(tile.kv_head, dim));
+            if !tile.latent {
+                loaded.values[index] = page.add(kv::values(tile.kv_head, kv_heads, dim));
+            }
+        }
+    }
+    loaded
+}
+
+/// As [`locate`]; scales, if they have any, are widened.
+///
+/// # Safety
+/// As [`locate`]; there is room for the scales of a chunk.
 #[inline(always)]
 unsafe fn load<T: KvElement, S: Simd>(
     p: &AttentionParams,
     tile: &Tile,
     table: *const i32,
-    chunk: usize,
     columns: Range<usize>,
     scales: *mut f32,
 ) -> Loaded<T> {
-    let (kv_heads, dim) = (p.kv_heads as usize, tile.dim);
-    let planes = if tile.latent { kv::KEYS } else { kv::KEYS_AND_VALUES };
-    let elements = kv::page_elements::<T>(planes, kv_heads, dim);
-    let mut loaded = Loaded::new(dim, scales);
-    for column in columns {
-        let index = column - chunk * CHUNK_PAGES;
-        // SAFETY: the page is of the pool; there is room for the scales of a chunk.
-        unsafe {
-            let page = p.kv.cast::<T>().add(*table.add(column) as usize * elements);
-            loaded.keys[index] = page.add(kv::keys(tile.kv_head, dim));
-            if !tile.latent {
-                loaded.values[index] = page.add(kv::values(tile.kv_head, kv_heads, dim));
-            }
-            for plane in 0..if T::SCALED { planes } else { 0 } {
-                let from = page.cast::<u16>().add(kv::scales(planes, plane, tile.kv_head, kv_heads, dim));
-                S::store(scales.add(plane * CHUNK + index * PAGE), S::load_f16(from));
+    let (kv_heads, dim, planes) = (p.kv_heads as usize, tile.dim, planes(tile));
+    for column in if T::SCALED { columns.clone() } else { 0..0 } {
+        for plane in 0..planes {
+            // SAFETY: the page is of the pool; there is room for the scales of a chunk.
+            unsafe {
+                let page = page_start::<T>(p, tile, table, column).cast::<u16>();
+                let from = page.add(kv::scales(planes, plane, tile.kv_head, kv_heads, dim));
+                S::store(scales.add(plane * CHUNK + column % CHUNK_PAGES * PAGE), S::load_f16(from));
             }
         }
     }
-    loaded
+    // SAFETY: passed on.
+    unsafe { locate(p, tile, table, columns, scales) }
+}
+
+#[inline(always)]
+fn planes(tile: &Tile) -> usize {
+    if tile.latent { kv::KEYS } else { kv::KEYS_AND_VALUES }
+}
+
+/// The page of a column.
+///
+/// # Safety
+/// As [`locate`].
+#[inline(always)]
+unsafe fn page_start<T: KvElement>(p: &AttentionParams, tile: &Tile, table: *const i32, column: usize) -> *const T {
+    let elements = kv::page_elements::<T>(planes(tile), p.kv_heads as usize, tile.dim);
+    // SAFETY: the page is of the pool.
+    unsafe { p.kv.cast::<T>().add(*table.add(column) as usize * elements) }
 }
 
 /// Loads the queries, scaled and transposed by register tiles; nothing is seen so far but sinks.

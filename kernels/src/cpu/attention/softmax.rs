@@ -41,8 +41,10 @@ impl Softmax {
         if partial {
             select(scores, &seen, f32::MIN);
         }
-        let max = greatest(scores).min(f32::MAX);
-        if max > self.max {
+        let lanes = greatest_lanes(scores);
+        // Over a long context the maximum has mostly been seen: one comparison of vectors tells.
+        if lanes.iter().fold(false, |any, lane| any | (*lane > self.max)) {
+            let max = greatest(lanes).min(f32::MAX);
             let rescale = math::exp(self.max - max);
             self.max = max;
             self.sum.iter_mut().for_each(|s| *s *= rescale);
@@ -67,15 +69,21 @@ fn select(scores: &mut [f32; CHUNK], seen: &Range<usize>, other: f32) {
     }
 }
 
-/// The greatest number of a chunk, no less than [`f32::MIN`]; NaNs are passed over.
+/// The greatest number of a chunk in each lane, no less than [`f32::MIN`]; NaNs are passed over.
 #[inline(always)]
-fn greatest(scores: &[f32; CHUNK]) -> f32 {
+fn greatest_lanes(scores: &[f32; CHUNK]) -> [f32; LANES] {
     let mut lanes = [f32::MIN; LANES];
     for page in scores.as_chunks::<LANES>().0 {
         for (lane, &s) in lanes.iter_mut().zip(page) {
             *lane = if s > *lane { s } else { *lane };
         }
     }
+    lanes
+}
+
+/// The greatest of lanes that are numbers.
+#[inline(always)]
+fn greatest(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };

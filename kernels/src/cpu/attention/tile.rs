@@ -73,6 +73,20 @@ impl<T: KvElement> Loaded<T> {
         Loaded { keys: [null(); CHUNK_PAGES], values: [null(); CHUNK_PAGES], value_stride: dim, scales }
     }
 
+    /// Asks for the pages' keys and values, of rows of `dim` elements.
+    ///
+    /// # Safety
+    /// Needs the instruction set `S`.
+    #[inline(always)]
+    pub unsafe fn prefetch<S: Simd>(&self, dim: usize) {
+        for page in self.keys.iter().chain(&self.values).filter(|page| !page.is_null()) {
+            for line in (0..dim * PAGE * size_of::<T>()).step_by(64) {
+                // SAFETY: nothing is read; as the caller says.
+                unsafe { S::prefetch(page.cast::<u8>().wrapping_add(line)) };
+            }
+        }
+    }
+
     /// 16 elements of one dimension of a page's keys, as values.
     ///
     /// # Safety

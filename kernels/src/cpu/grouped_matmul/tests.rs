@@ -77,7 +77,9 @@ impl Stack {
     fn run_rounding(&self, granularity: &str, isa: Isa, params: &GroupedMatmulParams, step: usize) -> [Vec<u32>; 2] {
         let (cols, lines) = (self.cols as u32, (self.x.len() / 4 / self.cols) as u32);
         let is_half = granularity == "half";
-        let mut rounded = vec![0u32; if is_half { self.x.len() / 4 } else { self.x.len() }];
+        // A row of few columns takes more room as integers than as f32: it has whole groups.
+        let row_bytes = prologue::Rounding::from_word(granularity).unwrap().row_bytes(self.cols);
+        let mut rounded = vec![0u32; lines as usize * row_bytes / 4];
         let p = QuantizeRowsParams { x: self.x.as_ptr().cast(), out: rounded.as_mut_ptr().cast(), rows: lines, cols };
         // SAFETY: the buffers have the sizes the parameters say.
         unsafe { execute("quantize_rows", granularity, isa, &p, 1) };

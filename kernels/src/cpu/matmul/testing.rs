@@ -37,6 +37,9 @@ pub(crate) struct Matrix {
     pub cols: usize,
     pub packed: Vec<u8>,
     pub values: Vec<f32>,
+    /// Of each row, the greatest magnitude of what an affine format adds to its products: where integer and zero point cancel,
+    /// rounding leaves a part of that.
+    pub offsets: Vec<f32>,
 }
 
 impl Matrix {
@@ -52,7 +55,7 @@ impl Matrix {
             let values: Vec<f32> = random.values(cols).into_iter().map(|x| x + shift).collect();
             format.quantize_row(&values, row).unwrap();
         }
-        Matrix::from_rows(dtype, rows, cols, &row_major)
+        Matrix::from_rows(dtype, (rows, cols), &row_major, vec![0.0; rows])
     }
 
     /// Any integers that `dtype` has, under random scales of many sizes; of the formats that can be made from such.
@@ -61,6 +64,7 @@ impl Matrix {
         let mut random = Random(seed);
         let row_bytes = format.row_bytes(cols)?;
         let mut row_major = vec![0; rows * row_bytes];
+        let mut offsets = Vec::with_capacity(rows);
         for row in row_major.chunks_exact_mut(row_bytes) {
             let rounded = {
                 let mut row = vec![0; row_bytes];
@@ -73,17 +77,20 @@ impl Matrix {
             integers.scales.fill_with(|| scale(dtype, random.bits(), random.value()));
             integers.zeros.fill_with(|| (random.bits() % 17) as u8);
             integers.minima.fill_with(|| random.value());
+            let greatest = |values: &[f32]| values.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let zero = integers.zeros.iter().copied().max().unwrap_or(0);
+            offsets.push(greatest(&integers.minima).max(greatest(&integers.scales) * f32::from(zero)));
             format.assemble_row(&integers.as_integers(), row).unwrap();
         }
-        Some(Matrix::from_rows(dtype, rows, cols, &row_major))
+        Some(Matrix::from_rows(dtype, (rows, cols), &row_major, offsets))
     }
 
-    fn from_rows(dtype: DType, rows: usize, cols: usize, row_major: &[u8]) -> Matrix {
+    fn from_rows(dtype: DType, (rows, cols): (usize, usize), row_major: &[u8], offsets: Vec<f32>) -> Matrix {
         let mut packed = vec![0; quant::packed_bytes(dtype, rows as u64, cols as u64).unwrap() as usize];
         quant::pack(dtype, row_major, rows, cols, &mut packed).unwrap();
         let mut values = vec![0.0; rows * cols];
         quant::dequantize(dtype, row_major, cols, &mut values).unwrap();
-        Matrix { dtype, rows, cols, packed, values }
+        Matrix { dtype, rows, cols, packed, values, offsets }
     }
 }
 

@@ -112,7 +112,7 @@ fn check_against_definition(out: &[f32], w: &Matrix, x: &Activations, bias: Opti
             let bias = f64::from(bias.map_or(0.0, |bias| bias[n]));
             let expected = x.iter().zip(w_row).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>() + bias;
             let got = f64::from(out[t * w.rows + n]);
-            let tolerance = 1e-5 * (norm(x) * norm(w_row) + bias.abs());
+            let tolerance = 1e-5 * (norm(x) * (norm(w_row) + f64::from(w.offsets[n])) + bias.abs());
             assert!((got - expected).abs() <= tolerance, "{} t={t} n={n}: {got}, expected {expected}", w.dtype);
         }
     }

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use ir::types::DType;
 
 use super::activations::{Integers, Numbers, integer_row_bytes, stage_integers, stage_numbers};
-use super::weights::{CHUNK, Code, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
+use super::weights::{BLOCK_GROUPS, CHUNK, Code, Columns, GROUP, PREFETCH, Panel, Planes, Quantised, Scales, Steps};
 use crate::cpu::simd::Simd;
 
 /// Chunks of a group.
@@ -192,14 +192,17 @@ impl<P: Planes, C: Scales, N: Code> Product for IntegerProduct<Quantised<P, C, N
                 for (n, acc) in acc.iter_mut().enumerate() {
                     let panel = Panel { start: first.start.add(n * panel_bytes), cols: first.cols };
                     let planes = panel.start.add(group * P::BYTES);
-                    for line in 0..if T <= 4 { P::BYTES / 64 } else { 0 } {
+                    for line in 0..P::BYTES / 64 {
                         S::prefetch(planes.wrapping_add(PREFETCH + 64 * line));
                     }
+                    let scales = Self::Weights::scale_region(panel);
+                    // Scales are asked for a panel ahead: they lie behind all planes.
+                    S::prefetch(scales.wrapping_add(panel_bytes + C::bytes(BLOCK_GROUPS) / BLOCK_GROUPS * group));
                     let mut codes = [S::splat_i32(0); CHUNKS];
                     for (chunk, codes) in codes.iter_mut().enumerate() {
                         *codes = P::chunk::<S>(planes, chunk);
                     }
-                    let steps = C::steps::<S>(Self::Weights::scale_region(panel), group);
+                    let steps = C::steps::<S>(scales, group);
                     for (t, acc) in acc.iter_mut().enumerate() {
                         *acc = Self::accumulate::<S>(*acc, &codes, &steps, &*x.add(t));
                     }

@@ -16,7 +16,7 @@ pub(crate) const GROUP: usize = ir::quant::GROUP;
 pub(crate) const CHUNK: usize = 4;
 
 /// Groups of a block of 256 columns.
-const BLOCK_GROUPS: usize = 8;
+pub(crate) const BLOCK_GROUPS: usize = 8;
 
 /// Bytes of 16 f16 scales.
 const F16_LANES: usize = 2 * LANES;

@@ -13,6 +13,8 @@ mod region;
 mod runner;
 mod team;
 
+use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ir::types::DType;
@@ -29,7 +31,7 @@ pub use overhead::Overhead;
 use plan::{Addresses, Plan};
 use region::Region;
 pub use runner::ProgramRunner;
-use team::Team;
+use team::{Launch, LaunchList, Team};
 
 /// Most threads that are accepted.
 const MAX_THREADS: usize = 1024;
@@ -51,6 +53,37 @@ pub struct CpuDevice {
     kv: Region,
     arena: Region,
     pages: u64,
+}
+
+/// A page's parts for all layers, to be copied by the team: a block is a layer.
+struct PageWrite {
+    from: *const u8,
+    to: *mut u8,
+    /// Bytes from a layer's place of the page to the next layer's.
+    stride: usize,
+    /// Bytes of a part.
+    part: usize,
+}
+
+impl PageWrite {
+    fn launch(&self, layers: usize) -> Launch {
+        Launch { kernel: write_parts, params: (&raw const *self).cast(), blocks: layers, reads: None }
+    }
+}
+
+/// The kernel of [`PageWrite`].
+///
+/// # Safety
+/// `params` is a [`PageWrite`] of as many layers as there are blocks.
+unsafe fn write_parts(params: *const c_void, layers: Range<usize>, _: &mut [u8]) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let write = &*params.cast::<PageWrite>();
+        for layer in layers {
+            let (from, to) = (write.from.add(layer * write.part), write.to.add(layer * write.stride));
+            std::ptr::copy_nonoverlapping(from, to, write.part);
+        }
+    }
 }
 
 impl CpuDevice {
@@ -174,11 +207,21 @@ impl Device for CpuDevice {
     fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), DeviceError> {
         let shape = self.page_shape();
         shape.check(page, bytes.len())?;
-        for (layer, part) in bytes.chunks_exact(shape.layer_bytes.max(1)).enumerate() {
-            // SAFETY: as `read_page`; `self` is borrowed alone.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), self.page_part(layer, page), part.len()) };
-        }
-        Ok(())
+        let write = PageWrite {
+            from: bytes.as_ptr(),
+            to: self.page_part(0, page),
+            stride: self.pages as usize * shape.layer_bytes,
+            part: shape.layer_bytes,
+        };
+        // Memory that was never touched costs more to get than to fill, and each thread gets its own part of it.
+        let mut list = LaunchList::with_capacity(1);
+        list.fill([write.launch(shape.layers)].into_iter(), self.team.threads());
+        // SAFETY: the page was checked to be one of the region's, layers lie `stride` apart, and `self` is borrowed alone.
+        unsafe { self.team.run(&list) }.map_err(|panic| DeviceError::Kernel {
+            kernel: "page copy".into(),
+            label: String::new(),
+            message: panic.message,
+        })
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {

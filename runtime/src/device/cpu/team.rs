@@ -9,6 +9,7 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,11 @@ use crate::device::DeviceError;
 /// Turns of a waiting loop before the thread yields its core: a few microseconds.
 const SPINS: u32 = 128;
 
-/// Chunks each thread would take of a phase if all were equally fast: enough to even out, few enough to be cheap.
-const CHUNKS_A_THREAD: usize = 4;
+/// Part of a phase's blocks that threads first take in one chunk each: kernels prepare the rows they multiply anew for each chunk.
+const FIRST_CHUNKS: (usize, usize) = (3, 4);
+
+/// Chunks each thread would take of all blocks if they were as small as those of the rest, which even out.
+const SMALL_CHUNKS_A_THREAD: usize = 8;
 
 /// A kernel with its parameters, ready to be called.
 #[derive(Clone, Copy)]
@@ -55,11 +59,34 @@ struct Phase {
     first: usize,
     end: usize,
     blocks: usize,
-    chunk: usize,
-    /// First block not yet taken.
+    chunks: Chunks,
+    /// Number of the first chunk not yet taken.
     next: AtomicUsize,
     /// Blocks executed.
     done: AtomicUsize,
+}
+
+/// How blocks are cut into chunks: a large one for each thread, then small ones.
+#[derive(Clone, Copy, Debug)]
+struct Chunks {
+    blocks: usize,
+    large: usize,
+    large_count: usize,
+    small: usize,
+}
+
+impl Chunks {
+    fn new(blocks: usize, threads: usize) -> Chunks {
+        let large = blocks * FIRST_CHUNKS.0 / (FIRST_CHUNKS.1 * threads);
+        let large_count = if large > 0 { threads } else { 0 };
+        Chunks { blocks, large, large_count, small: blocks.div_ceil(SMALL_CHUNKS_A_THREAD * threads).max(1) }
+    }
+
+    /// Blocks of the chunk of that number; empty past the last.
+    fn get(&self, number: usize) -> Range<usize> {
+        let start = |n: usize| self.large * n.min(self.large_count) + self.small * n.saturating_sub(self.large_count);
+        start(number).min(self.blocks)..start(number + 1).min(self.blocks)
+    }
 }
 
 /// A launch list cut into phases for a number of threads.
@@ -88,7 +115,7 @@ impl LaunchList {
                     first: at,
                     end: at + 1,
                     blocks: launch.blocks,
-                    chunk: (launch.blocks / (CHUNKS_A_THREAD * threads)).max(1),
+                    chunks: Chunks::new(launch.blocks, threads),
                     next: AtomicUsize::new(0),
                     done: AtomicUsize::new(0),
                 }),
@@ -275,13 +302,12 @@ fn execute_phase(shared: &Shared, list: &LaunchList, phase: &Phase, scratch: &mu
     let launches = &list.launches[phase.first..phase.end];
     let mut done = 0;
     loop {
-        let start = phase.next.fetch_add(phase.chunk, Ordering::Relaxed);
-        if start >= phase.blocks {
+        let blocks = phase.chunks.get(phase.next.fetch_add(1, Ordering::Relaxed));
+        if blocks.is_empty() {
             break;
         }
-        let blocks = start..(start + phase.chunk).min(phase.blocks);
         for launch in launches {
-            if let Some(reads) = launch.reads.filter(|_| start == 0) {
+            if let Some(reads) = launch.reads.filter(|_| blocks.start == 0) {
                 // SAFETY: the variant lives as long as the list; what the launch reads is ready when it begins.
                 let bytes = unsafe { reads.info.weight_bytes(&*reads.variant, launch.params) };
                 shared.weight_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -319,8 +345,6 @@ fn wait_until(condition: impl Fn() -> bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-
     use super::*;
 
     /// Parameters of the test kernel: `cells[block] = cells[block] * 3 + step`, for launches that must run in order.
@@ -377,6 +401,18 @@ mod tests {
             }
             assert_eq!(cells, expected, "{threads} threads");
         }
+    }
+
+    #[test]
+    fn chunks_cover_all_blocks_once_and_threads_begin_with_equal_ones() {
+        for (blocks, threads) in (1..70).flat_map(|blocks| [1, 2, 3, 16].map(|threads| (blocks, threads))) {
+            let chunks = Chunks::new(blocks, threads);
+            let all: Vec<Range<usize>> = (0..).map(|n| chunks.get(n)).take_while(|c| !c.is_empty()).collect();
+            assert_eq!(all.iter().cloned().flatten().collect::<Vec<_>>(), (0..blocks).collect::<Vec<_>>());
+            assert!(all.windows(2).all(|w| w[0].len() >= w[1].len()), "{blocks} {threads} {all:?}");
+            assert!(all[0].len() <= blocks.div_ceil(threads));
+        }
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|n| Chunks::new(9, 2).get(n).len()), [3, 3, 1, 1, 1, 0]);
     }
 
     #[test]
