@@ -6,24 +6,17 @@
 use ir::op::PAGE_TOKENS;
 use ir::program::Program;
 use kernels::cpu::isa::Isa;
-use kernels::params::{ParamsError, largest_workspace};
 use models::Model;
 use models::hyperparameters::KvGeometry;
 use runtime::byte_size::ByteSize;
 use runtime::device::budget::Needs;
-use runtime::device::{DeviceError, DeviceMemory, cpu};
+use runtime::device::{DeviceError, DeviceMemory, cpu, cuda};
 use runtime::engine::DEFAULT_MODEL_LEN;
 
 pub use crate::kv_type::KvType;
 use crate::package::{self, WeightsError};
 use crate::pipeline::{self, CompileError, CompileOptions};
 use crate::target::Target;
-
-/// Estimate of what a CUDA context with its modules takes on a GPU, in bytes.
-pub const CUDA_CONTEXT_ESTIMATE: u64 = 384 << 20;
-
-/// Estimate of what a CUDA graph of one bucket takes on a GPU, in bytes: its launches' parameters and the driver's records of them.
-pub const CUDA_GRAPH_ESTIMATE: u64 = 8 << 20;
 
 /// Threads of the cpu device that an artifact's KV pages leave scratch memory for.
 const COMPILED_THREADS: usize = 16;
@@ -66,10 +59,7 @@ pub enum BudgetError {
     /// Sizes of weights are unknown.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A launch of a GPU's program cannot be sized.
-    #[error(transparent)]
-    Params(#[from] ParamsError),
-    /// The cpu device could not be asked.
+    /// The device could not be asked.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// What is asked for does not fit.
@@ -129,14 +119,9 @@ impl Footprint {
         options: &CompileOptions,
         threads: Option<usize>,
     ) -> Result<Footprint, BudgetError> {
-        let graphs = programs.len() as u64;
         let overhead = match options.target {
             Target::Cpu => Overhead::Cpu(cpu::Overhead::new(programs, threads, Some(Isa::Portable))?),
-            Target::Cuda(_) => {
-                let workspaces = programs.iter().map(largest_workspace).collect::<Result<Vec<u64>, _>>()?;
-                let workspace = workspaces.into_iter().max().unwrap_or(0);
-                Overhead::Estimate(workspace + CUDA_CONTEXT_ESTIMATE + graphs * CUDA_GRAPH_ESTIMATE)
-            }
+            Target::Cuda(_) => Overhead::Estimate(cuda::overhead_bytes(programs)?),
         };
         let symbol =
             |name: &str| programs.iter().flat_map(|p| &p.symbols).filter(|s| s.name == name).map(|s| s.max).max();

@@ -85,7 +85,7 @@ fn dispatch(verb: Verb) -> Result<(), Box<dyn std::error::Error>> {
         Verb::Inspect(args) => verbs::inspect::inspect(&args)?,
         Verb::Toolchain(args) => verbs::toolchain::toolchain(&args)?,
         Verb::Simulate(args) => runtime::cli::simulate(&args, Some(&compiler::report::simulation_page))?,
-        Verb::Doctor(args) => runtime::cli::doctor(&args, Some(&compiler::target::Target::Cpu.spec()))?,
+        Verb::Doctor(args) => runtime::cli::doctor(&args, Some(&verbs::toolchain::compiler_facts()))?,
     }
     Ok(())
 }

@@ -279,6 +279,25 @@ fn inspect_shows_costs_that_add_up() {
 }
 
 #[test]
+fn doctor_describes_any_machine() {
+    let output = moesaic(&["doctor", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report["cores"].as_u64().is_some_and(|cores| cores > 0));
+    assert!(report["nvrtc"]["found"].is_boolean() && report["gpus"].is_array() && report["advice"].is_array());
+    let advised = report["advice"].to_string();
+    let has_gpu = report["gpus"].as_array().is_some_and(|gpus| !gpus.is_empty());
+    assert!(has_gpu || advised.contains("cpu device"), "{advised}");
+    assert!(!has_gpu || advised.contains("--target sm_"), "{advised}");
+    let plain = moesaic(&["doctor"]);
+    assert!(plain.status.success() && String::from_utf8_lossy(&plain.stdout).contains("  processor  "));
+    if !has_gpu {
+        assert_fails(&["doctor", "--calibrate", "--device", "cuda"], &["cuda"]);
+    }
+    assert_eq!(moesaic(&["doctor", "--device", "cuda"]).status.code(), Some(2));
+}
+
+#[test]
 fn doctor_measures_a_table_that_compile_takes() {
     let folder = tempfile::tempdir().unwrap();
     let table = folder.path().join("table.json");

@@ -1,5 +1,7 @@
 //! Every variant of the catalog on random shapes: executed by the simulator with every check, beside `ir::interp` and the native kernel.
 //!
+//! With `MOESAIC_TEST_DEVICE=cuda` the first GPU takes the simulator's place.
+//!
 //! Shapes are ragged: few tokens and many, one among them, tails of rows and columns, groups and blocks of every format, experts that nobody
 //! selects, windows that end anywhere, operands left out. What a kernel is compiled with follows from the variant, so that a variant costs one
 //! compilation or two; they are nearly all the time this takes, and so NVRTC leaves some optimisations out here. The code that artifacts hold runs
@@ -8,9 +10,10 @@
 mod harness;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::draw::{self, Draw, draw};
-use harness::{CACHES, Case, FORMS, Outputs, Pace, experts, floats, oracle};
+use harness::{CACHES, Case, FORMS, Outputs, Pace, experts, floats, gpu, oracle};
 use ir::interp::Tensor;
 use ir::quant::FORMATS;
 use kernels::catalog;
@@ -139,7 +142,7 @@ fn selects_otherwise(case: &Case, outputs: &Outputs, expected: &oracle::Expected
 /// Runs one launch.
 fn judge(kernel: &str, variant: &str, number: usize, draw: &Draw) {
     let case = draw::case(kernel, variant, number, draw).at(Pace::Fast);
-    let outputs = case.run_simulated(ARCHITECTURE).outputs;
+    let outputs = case.run_device(ARCHITECTURE);
     let limits = |field: &str| {
         let limits = Limits::of(kernel, variant, case.value("norm"));
         if ["k", "v", "kv"].contains(&field) { limits.of_cache(variant) } else { limits }
@@ -180,12 +183,22 @@ fn check(kernel: &str, variant: &str, number: usize, shapes: u32, tokens: BoxedS
     }
 }
 
-/// Both paths of each variant of a product.
+/// Both paths of each variant of a product. On a GPU compiling is all the time that it takes, and every core has its share.
 fn check_product(kernel: &str) {
-    for (number, variant) in variants(kernel).iter().enumerate() {
-        check(kernel, variant, number, 2, prop_oneof![1 => Just(1usize), 3 => 2usize..9].boxed());
-        check(kernel, variant, number, 1, (9usize..41).boxed());
-    }
+    let (variants, next) = (variants(kernel), AtomicUsize::new(0));
+    let workers = if gpu::asked_for() { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(variant) = variants.get(number) else { break };
+            check(kernel, variant, number, 2, prop_oneof![1 => Just(1usize), 3 => 2usize..9].boxed());
+            check(kernel, variant, number, 1, (9usize..41).boxed());
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..workers).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
 }
 
 #[test]
@@ -246,8 +259,8 @@ fn optimised_code_gives_the_same_bits() {
         for tokens in [1usize..9, 9..41] {
             let draw = draw(tokens).new_tree(&mut runner).unwrap().current();
             let case = draw::case(kernel, &variant, 0, &draw);
-            let fast = case.clone().at(Pace::Fast).run_simulated(ARCHITECTURE).outputs;
-            assert!(fast == case.run_simulated(ARCHITECTURE).outputs, "{kernel} {variant} {draw:?}");
+            let fast = case.clone().at(Pace::Fast).run_device(ARCHITECTURE);
+            assert!(fast == case.run_device(ARCHITECTURE), "{kernel} {variant} {draw:?}");
             assert!(fast.values().any(|bytes| floats(bytes).iter().any(|x| *x != 0.0)), "{kernel} {variant} {draw:?}");
         }
     }

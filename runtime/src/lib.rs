@@ -7,6 +7,7 @@ pub mod calibrate;
 pub mod cli;
 pub mod constrain;
 pub mod device;
+pub mod energy;
 pub mod engine;
 pub mod kv;
 pub mod memory;

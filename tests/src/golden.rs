@@ -119,9 +119,11 @@ fn floats(tensors: &SafeTensors, name: &str) -> Vec<f32> {
     tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
 }
 
-/// The folder of committed fixtures.
+/// The folder of committed fixtures: of the repository that `MOESAIC_REPOSITORY` names, for executables that were built elsewhere, else of the
+/// one this was built from.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+    let elsewhere = std::env::var_os("MOESAIC_REPOSITORY").map(|root| PathBuf::from(root).join("tests"));
+    elsewhere.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).join("golden")
 }
 
 /// Every committed fixture, and those of `MOESAIC_GOLDEN`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use compiler::pipeline::CompileOptions;
 use compiler::target::{Activations, Target};
-use moesaic_tests::artifacts::{compile, compile_with, engine, logits, options, simulator};
+use moesaic_tests::artifacts::{compile, compile_with, engine, logits, on_gpu, options, simulator};
 use moesaic_tests::golden::{self, Golden};
 use runtime::artifact::{Artifact, OpenOptions};
 use runtime::engine::bake::copy_with_prompts;
@@ -101,6 +101,10 @@ fn logits_have_the_same_bits_from_every_tier() {
         assert_eq!((cached.total(), cached.host > 0), (96, true), "{name}");
         assert_tail(&whole, &rows, &format!("{name}, host"));
 
+        if on_gpu() {
+            // Prompts are baked by the processor, whose bits are others.
+            continue;
+        }
         let baked = bake(&artifact, &prompt[..70], dir.path());
         // In the smaller cache the prompt may not take half of the pages, and the rest of it comes from the host.
         for (kv_tokens, device, host) in [(256, 64, 0), (112, 48, 16)] {

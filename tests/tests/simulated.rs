@@ -2,7 +2,7 @@
 //!
 //! Logits of whole prompts must agree with the reference, in pieces and in batches they must have the same bits, and no check may find
 //! anything. A few fixtures run always; all of them, for both dialects of PTX and both kinds of activations, take minutes and are asked for
-//! with `cargo xtask test --all`.
+//! with `cargo xtask test --all`. With `MOESAIC_TEST_DEVICE=cuda` a GPU takes the simulator's place, with its own machine code.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -11,14 +11,16 @@ use std::time::Instant;
 
 use compiler::fuse::Fusion;
 use compiler::pipeline::CompileOptions;
-use compiler::target::{Activations, Target};
-use moesaic_tests::artifacts::{compile_with, logits, simulator};
+use compiler::target::{Activations, Arch, Target};
+use moesaic_tests::artifacts::{checked, compile_with, gpu_architecture, logits, on_gpu, turn};
 use moesaic_tests::golden::{self, Golden, Prompt};
 use runtime::engine::{Chunk, Engine, Rows};
 use runtime::kv::pages::SequenceId;
 
-/// One of each dialect of PTX.
-const TARGETS: [&str; 2] = ["sm_80", "sm_100"];
+/// One of each dialect of PTX; of a GPU its own.
+fn targets() -> Vec<&'static str> {
+    if on_gpu() { vec![gpu_architecture().name()] } else { vec!["sm_80", "sm_100"] }
+}
 
 /// Tokens of the continuation that are decoded together with other sequences.
 const DECODED: usize = 3;
@@ -76,7 +78,8 @@ impl Case {
         let target: Target = self.target.parse().expect("a target");
         let options = CompileOptions { threads: 1, ..CompileOptions::new(target, self.activations) };
         let (_folder, artifact) = compile_with(&self.fixture.folder, &options);
-        let mut engine = simulator(&artifact, self.target, 512);
+        let _turn = turn();
+        let mut engine = checked(&artifact, self.target, 512);
         let prompts = &self.fixture.prompts;
         let whole: Vec<Vec<f32>> = prompts.iter().map(|p| logits(&mut engine, &p.ids, usize::MAX)).collect();
         let errors = whole.iter().zip(prompts).map(|(found, prompt)| golden::relative_rms(found, &prompt.logits));
@@ -166,12 +169,13 @@ fn outcome(case: &Case) -> (bool, String) {
 
 /// Buckets are fused differently, which must not change a bit: kernels do the same operations in the same order, fused or not.
 fn check_fusion(fixture: &Golden, activations: Activations) {
-    let target: Target = "sm_80".parse().expect("a target");
+    let target = if on_gpu() { Target::Cuda(gpu_architecture()) } else { Target::Cuda(Arch::Sm80) };
     let ids = &fixture.prompts[1].ids;
     let run = |fusion| {
         let options = CompileOptions { fusion, buckets: vec![1, 64], ..CompileOptions::new(target, activations) };
         let (_folder, artifact) = compile_with(&fixture.folder, &options);
-        let mut engine = simulator(&artifact, "sm_80", 512);
+        let _turn = turn();
+        let mut engine = checked(&artifact, target.name(), 512);
         [usize::MAX, 1].map(|chunk| logits(&mut engine, ids, chunk))
     };
     let (separate, fused) = (run(Fusion::Off), run(Fusion::Exact));
@@ -197,7 +201,7 @@ fn exact_fusion_leaves_every_bit_of_every_fixture() {
 fn representative_fixtures_agree_with_the_reference_and_no_check_finds_anything() {
     let case = |(name, target, activations): (&str, &'static str, Activations)| Case {
         fixture: Golden::read(&golden::folder().join(name)),
-        target,
+        target: if on_gpu() { gpu_architecture().name() } else { target },
         activations,
     };
     check_all(&REPRESENTATIVE.map(case));
@@ -210,13 +214,13 @@ fn every_fixture_agrees_with_the_reference_and_no_check_finds_anything() {
     let only = std::env::var("MOESAIC_SIMULATED").ok();
     let chosen = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|o| o == name));
     let mut cases = Vec::new();
-    for target in TARGETS {
+    for target in targets() {
         for activations in [Activations::F32, Activations::F16] {
             let fixtures = golden::fixtures().into_iter().filter(|f| chosen(&f.name()));
             cases.extend(fixtures.map(|fixture| Case { fixture, target, activations }));
         }
     }
-    let least = if only.is_none() { 4 * 38 } else { 1 };
+    let least = if only.is_none() { 2 * targets().len() * 38 } else { 1 };
     assert!(cases.len() >= least, "only {} cases", cases.len());
     check_all(&cases);
 }

@@ -148,8 +148,17 @@ fn what_cannot_be_simulated_is_refused_with_a_way_out() {
 fn logits_are_written_from_the_simulator() {
     let (folder, artifact) = artifact();
     let prompt = &Golden::read(&golden::folder().join("llama31")).prompts[1];
-    let device =
-        DeviceArgs { device: "sim".into(), threads: None, isa: None, max_model_len: None, vram: None, no_mmap: false };
+    let device = DeviceArgs {
+        device: "sim".into(),
+        threads: None,
+        isa: None,
+        max_model_len: None,
+        vram: None,
+        gpu: 0,
+        gpu_memory_utilization: None,
+        no_overlap: false,
+        no_mmap: false,
+    };
     let output = folder.path().join("logits.safetensors");
     let args = LogitsArgs {
         artifact: artifact.path().into(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ToolError;
 use crate::nvrtc::Nvrtc;
-use crate::wheel::NVRTC;
+use crate::wheel::{NVRTC, Pin};
 
 /// Names an NVRTC of CUDA 12 has on disk.
 const FILE_NAMES: &[&str] = &["libnvrtc.so.12", "libnvrtc.so"];
@@ -60,6 +60,23 @@ impl Origin {
 /// # Errors
 /// If the named library is not usable, or none is found and the wheel cannot be fetched.
 pub fn nvrtc(named: Option<&Path>) -> Result<(Nvrtc, Origin), ToolError> {
+    find(named, |wheel| wheel.fetch().map_err(|e| ToolError::NoNvrtc { reason: e.to_string() }))
+}
+
+/// As [`nvrtc`], of the libraries that are on this machine: nothing is fetched.
+///
+/// # Errors
+/// If the named library is not usable, or none is found.
+pub fn nvrtc_here(named: Option<&Path>) -> Result<(Nvrtc, Origin), ToolError> {
+    let absent = || ToolError::NoNvrtc { reason: "it was not fetched yet".into() };
+    find(named, |wheel| wheel.kept().ok_or_else(absent))
+}
+
+/// The library named, else the toolkit's, else the system's, else that of the wheel.
+fn find(
+    named: Option<&Path>,
+    from_wheel: impl FnOnce(&Pin) -> Result<PathBuf, ToolError>,
+) -> Result<(Nvrtc, Origin), ToolError> {
     if let Some(path) = named {
         return Ok((Nvrtc::open(path)?, Origin::Named));
     }
@@ -73,8 +90,7 @@ pub fn nvrtc(named: Option<&Path>) -> Result<(Nvrtc, Origin), ToolError> {
             return Ok((nvrtc, origin));
         }
     }
-    let path = NVRTC.fetch().map_err(|e| ToolError::NoNvrtc { reason: e.to_string() })?;
-    Ok((Nvrtc::open(&path)?, Origin::Wheel))
+    Ok((Nvrtc::open(&from_wheel(&NVRTC)?)?, Origin::Wheel))
 }
 
 /// Files in a folder that may be NVRTC.

@@ -110,6 +110,13 @@ impl Pin {
         Ok(place(members[0]))
     }
 
+    /// As [`Pin::fetch`], if the cache has all files for this machine already.
+    pub fn kept(&self) -> Option<PathBuf> {
+        let members = self.members_for(OS, ARCH).ok()?;
+        let folder = cache().join(self.shelf).join(&members[0].sha256[..16]);
+        members.iter().all(|m| folder.join(m.file_name()).is_file()).then(|| folder.join(members[0].file_name()))
+    }
+
     fn members_for(&self, os: &str, arch: &str) -> Result<Vec<&'static Member>, ToolError> {
         let fits = |m: &&Member| m.platform.is_none_or(|platform| platform == (os, arch));
         let members: Vec<&Member> = self.members.iter().filter(fits).collect();

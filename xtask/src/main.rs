@@ -7,6 +7,7 @@ mod abi;
 mod clients;
 mod demo;
 mod gates;
+mod gpu;
 mod licences;
 mod peer;
 mod pins;
@@ -29,6 +30,10 @@ usage: cargo xtask COMMAND
   model                   fetch SmolLM2-135M-Instruct and print its path
   abi [--check]           generate kernels/src/abi.rs from kernels/cuda/params.h, or say whether it is fresh
   gates                   write kernels/GATES.md: what machine code and counters of the CUDA kernels keep to
+  gpu [--json]            on a machine with a GPU: parity, kernels, bits, sanitizer, then measurements, within nine minutes; a
+                          table, and benches/results/GPU-DATE.json or --out FILE; --binary PATH takes that moesaic
+  gpu --prepare DIR       build what that takes and pack it, for a machine that has a driver and nothing else, where
+                          DIR/xtask gpu --binaries DIR runs it from a copy of this repository
   bench-peer [--json]     speed and memory beside llama.cpp on the same file (builds llama-cpp-python once)
   bench-serve [--json]    first tokens and throughput of the server beside llama.cpp's server on the same file
   perplexity [--json]     perplexity beside llama.cpp on benches/data/english.txt";
@@ -62,6 +67,7 @@ fn run(args: &[&str]) -> Option<Result<()>> {
         ["abi"] => abi::run(false),
         ["abi", "--check"] => abi::run(true),
         ["gates"] => gates::run(),
+        ["gpu", args @ ..] => return gpu::run(args),
         ["bench-peer"] => peer::bench(&[]),
         ["bench-peer", "--json"] => peer::bench(&["--json"]),
         ["bench-serve"] => peer::serve(&[]),

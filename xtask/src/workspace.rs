@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 pub use toolchain::cache;
 
-/// The workspace's root.
+/// The workspace's root; where this was built elsewhere, the current folder.
 pub fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_path_buf()
+    let built_from = manifest.parent().unwrap_or(manifest);
+    if built_from.is_dir() { built_from.into() } else { std::env::current_dir().unwrap_or_else(|_| ".".into()) }
 }
 
 /// A cargo command in the workspace.
@@ -55,13 +56,21 @@ pub fn target_folder() -> Result<PathBuf> {
 
 /// Builds the `moesaic` binary for release; gives its path, which cargo itself names: target folders can be configured.
 pub fn build_moesaic() -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--release", "--locked", "--package", "moesaic-compiler", "--bin", "moesaic"]);
+    build_executable(
+        &["build", "--release", "--locked", "--package", "moesaic-compiler", "--bin", "moesaic"],
+        "moesaic",
+    )
+}
+
+/// Builds with these arguments of cargo; gives the path of the executable of the target `name`.
+pub fn build_executable(args: &[&str], name: &str) -> Result<PathBuf> {
+    let mut build = cargo(args);
     build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = build.output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("building moesaic failed ({})", output.status);
+        bail!("building {name} failed ({})", output.status);
     }
-    executable(&String::from_utf8_lossy(&output.stdout), "moesaic").context("cargo built no binary moesaic")
+    executable(&String::from_utf8_lossy(&output.stdout), name).with_context(|| format!("cargo built no {name}"))
 }
 
 /// The executable of the target `name` among cargo's JSON messages, one a line.

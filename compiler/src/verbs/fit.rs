@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use clap::Args;
-use compiler::budget::{CUDA_CONTEXT_ESTIMATE, CUDA_GRAPH_ESTIMATE, Footprint, KvFit, KvType, Request};
+use compiler::budget::{Footprint, KvFit, KvType, Request};
 use compiler::lower::Registry;
 use compiler::pipeline::{self, CompileOptions};
 use compiler::target::{Activations, Target};
@@ -157,9 +157,8 @@ fn print_table(args: &FitArgs, options: &CompileOptions, footprint: &Footprint, 
     println!("{:>12}  results of a step", ByteSize(footprint.arena).to_string());
     let how = match footprint.overhead_is_estimate() {
         true => format!(
-            "overhead (an estimate: {} for the driver's context, {} for the graph of each bucket)",
-            ByteSize(CUDA_CONTEXT_ESTIMATE),
-            ByteSize(CUDA_GRAPH_ESTIMATE)
+            "overhead (an estimate: {} for the driver's context, the rest for the kernels' workspace and recorded steps)",
+            ByteSize(runtime::device::cuda::CONTEXT_BYTES)
         ),
         false => "overhead: step inputs, kernel parameters, scratch memory of threads".to_owned(),
     };

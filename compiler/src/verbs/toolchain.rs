@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use compiler::target::{Arch, Target};
+use runtime::cli::{CompilerFacts, NvrtcFacts};
 use serde_json::json;
 
 /// Arguments of `toolchain`.
@@ -51,6 +53,19 @@ pub fn toolchain(args: &ToolchainArgs) -> Result<(), Box<dyn std::error::Error>>
         toolchain::cache::LIMIT_SETTING
     );
     Ok(())
+}
+
+/// What `doctor` says of the compiler.
+pub fn compiler_facts() -> CompilerFacts {
+    CompilerFacts { assumed: Target::Cpu.spec(), targets: Arch::ALL.map(Arch::name).to_vec(), find_nvrtc }
+}
+
+/// The NVRTC a compilation would use, unless it had to be fetched.
+fn find_nvrtc() -> Result<NvrtcFacts, String> {
+    let named = std::env::var_os("MOESAIC_NVRTC").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let (nvrtc, origin) = toolchain::locate::nvrtc_here(named.as_deref()).map_err(|error| error.to_string())?;
+    let (major, minor) = nvrtc.version();
+    Ok(NvrtcFacts { path: nvrtc.path().into(), version: format!("{major}.{minor}"), origin: origin.describe() })
 }
 
 /// What a folder holds.

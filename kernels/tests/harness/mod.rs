@@ -10,6 +10,7 @@ pub mod attention;
 pub mod bugs;
 pub mod draw;
 pub mod experts;
+pub mod gpu;
 pub mod kv;
 pub mod oracle;
 pub mod products;
@@ -29,7 +30,7 @@ use kernels::cpu::isa::Isa;
 use kernels::cuda::{self, COUNTER_BYTES, Constraint, CudaKernel, CudaLaunch, Specialisation};
 use simulator::{Access, Launch, Memory, Module, Options, Pointer, Report, SimError};
 use toolchain::cache::CachedNvrtc;
-use toolchain::nvrtc::Source;
+use toolchain::nvrtc::{Compiled, Source};
 
 use bugs::{Bug, Change};
 
@@ -253,6 +254,11 @@ impl Case {
         simulated
     }
 
+    /// What the CUDA kernel writes: on the GPU where one is asked for, else on the simulator as [`Case::run_simulated`].
+    pub fn run_device(&self, architecture: &str) -> Outputs {
+        if gpu::asked_for() { self.run_on_gpu() } else { self.run_simulated(architecture).outputs }
+    }
+
     /// As [`Case::run_simulated`], with the findings left in the reports.
     pub fn run_unchecked(&self, architecture: &str) -> Simulated {
         self.simulate(architecture, None).unwrap_or_else(|e| panic!("{} {}: {e}", self.kernel.name, self.variant))
@@ -351,6 +357,15 @@ const KNOWS_FAST: (i32, i32) = (12, 9);
 
 /// PTX by NVRTC, of the source or of a changed one.
 fn compile(specialisation: &Specialisation, architecture: &str, pace: Pace, change: Option<&Change>) -> String {
+    nvrtc(specialisation, &architecture.replace("sm_", "compute_"), pace, change).ptx
+}
+
+/// Machine code by NVRTC.
+fn machine_code(specialisation: &Specialisation, architecture: &str, pace: Pace) -> Vec<u8> {
+    nvrtc(specialisation, architecture, pace, None).cubin
+}
+
+fn nvrtc(specialisation: &Specialisation, architecture: &str, pace: Pace, change: Option<&Change>) -> Compiled {
     static NVRTC: OnceLock<CachedNvrtc> = OnceLock::new();
     let open = || toolchain::locate::nvrtc(None).and_then(|(nvrtc, _)| CachedNvrtc::new(nvrtc));
     let nvrtc = NVRTC.get_or_init(|| open().unwrap_or_else(|e| panic!("{e}")));
@@ -367,13 +382,12 @@ fn compile(specialisation: &Specialisation, architecture: &str, pace: Pace, chan
         headers.iter_mut().filter(|(name, _)| name == file).for_each(|header| header.1 = changed);
     }
     let source = Source { name, text, headers: &headers };
-    let architecture = architecture.replace("sm_", "compute_");
     let mut options = specialisation.options();
     if pace == Pace::Fast && nvrtc.nvrtc().version() >= KNOWS_FAST {
         options.push("-Ofc=mid".into());
     }
-    let compiled = nvrtc.compile(&source, &architecture, &options);
-    compiled.unwrap_or_else(|e| panic!("{}: {e}", specialisation.name())).0.ptx
+    let compiled = nvrtc.compile(&source, architecture, &options);
+    compiled.unwrap_or_else(|e| panic!("{}: {e}", specialisation.name())).0
 }
 
 fn aligned(pointer: *mut u8) -> *mut u8 {

@@ -118,6 +118,16 @@ impl Artifact {
         self.weights.get(name)
     }
 
+    /// The weights files, whole, each aligned as the system maps files.
+    pub(crate) fn weight_files(&self) -> impl Iterator<Item = &[u8]> {
+        self.weights.files()
+    }
+
+    /// Where a weight lies: its file, by index in [`Artifact::weight_files`], and its first byte there.
+    pub(crate) fn weight_place(&self, name: &str) -> Option<(usize, u64)> {
+        self.weights.place(name)
+    }
+
     /// Prompts whose keys and values come with the artifact.
     pub fn prefixes(&self) -> &[Prefix] {
         &self.prefixes

@@ -85,6 +85,17 @@ impl WeightStore {
         self.files[*file].content.get(range.clone())
     }
 
+    /// The content of each file, its header included.
+    pub fn files(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|file| &file.content[..])
+    }
+
+    /// The file of a weight, by index, and its first byte there.
+    pub fn place(&self, name: &str) -> Option<(usize, u64)> {
+        let (file, range) = self.places.get(name)?;
+        Some((*file, range.start as u64))
+    }
+
     /// Fails if a mapped file is no longer as long as its mapping: what was read from it is then worth nothing.
     pub fn check_lengths(&self) -> Result<(), ArtifactError> {
         self.files.iter().try_for_each(|f| {

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::byte_size::ByteSize;
+use crate::device::cuda::{DEFAULT_UTILIZATION, GpuOptions};
 use crate::sample::SamplingParams;
 
 /// Where and how a model runs.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Device: auto, cpu, or sim, which executes the code for GPUs of an artifact and checks every access
+    /// Device: auto, which takes a GPU that the artifact has code for or else the processor; cuda; cpu; or sim, which executes the code for
+    /// GPUs of an artifact and checks every access
     #[arg(long, default_value = "auto", env = "MOESAIC_DEVICE")]
     pub device: String,
     /// Threads of the cpu device; default: the machine's cores
@@ -26,9 +28,32 @@ pub struct DeviceArgs {
     /// was compiled for]
     #[arg(long, value_name = "SIZE", env = "MOESAIC_VRAM")]
     pub vram: Option<ByteSize>,
+    /// Number of the GPU, from 0
+    #[arg(long, value_name = "N", default_value = "0", env = "MOESAIC_GPU")]
+    pub gpu: u32,
+    /// Instead of --vram, a share of the memory that is free on the GPU [default: 0.9]; of the cpu device, of the machine's, where a
+    /// server asks for it
+    #[arg(long, value_name = "SHARE", value_parser = parse_share, conflicts_with = "vram", env = "MOESAIC_GPU_MEMORY_UTILIZATION")]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Let no kernel on the GPU begin before the one before it has ended, to measure what overlap gives
+    #[arg(long, env = "MOESAIC_NO_OVERLAP")]
+    pub no_overlap: bool,
     /// Read weights into memory instead of mapping the files
     #[arg(long, env = "MOESAIC_NO_MMAP")]
     pub no_mmap: bool,
+}
+
+impl DeviceArgs {
+    /// Which GPU is used, and how.
+    pub fn gpu_options(&self) -> GpuOptions {
+        let utilization = self.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
+        GpuOptions { ordinal: self.gpu, utilization, overlap: !self.no_overlap }
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| format!("expected a share above 0 and at most 1, found {text:?}"))
 }
 
 /// How tokens are chosen. What is not given is the model's own default, else the value shown.
@@ -251,6 +276,9 @@ pub struct DoctorArgs {
     /// Measure what the processor does in a second, which takes a few of them
     #[arg(long)]
     pub calibrate: bool,
+    /// Measure instead how fast the first GPU copies and what launches cost that wait for each other
+    #[arg(long, value_name = "cpu|cuda", value_parser = ["cpu", "cuda"], default_value = "cpu", requires = "calibrate")]
+    pub device: String,
     /// Write what --calibrate measures, for `compile --cost-table`
     #[arg(short, long, value_name = "FILE.json", requires = "calibrate")]
     pub output: Option<PathBuf>,
@@ -294,7 +322,13 @@ impl SamplingArgs {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_count;
+    use super::{parse_count, parse_share};
+
+    #[test]
+    fn shares_are_above_0_and_at_most_1() {
+        assert!(parse_share("0.9").is_ok() && parse_share("1").is_ok());
+        assert!(parse_share("1.1").is_err() && parse_share("0").is_err() && parse_share("NaN").is_err());
+    }
 
     #[test]
     fn counts_take_k_and_m() {

@@ -5,11 +5,13 @@
 
 use std::error::Error;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use ir::program::{Arg, Launch};
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
+use super::bench_energy::Consumption;
 use super::bench_prefix::bench_prefix;
 use super::session::Session;
 use crate::engine::generate::{GenerationRequest, Timings, generate};
@@ -26,12 +28,14 @@ pub fn bench(args: &BenchArgs) -> Result<(), Box<dyn Error>> {
     device.max_model_len = Some(device.max_model_len.unwrap_or(longest));
     let most = args.batch.iter().copied().max().unwrap_or(1);
     let kv_tokens = (longest.next_multiple_of(16)) * u64::from(most);
+    let start = Instant::now();
     let mut session = Session::open(&args.artifact, &device, Some(kv_tokens))?;
+    let load = start.elapsed().as_secs_f64();
     let mut results = Vec::new();
     for batch in &args.batch {
         results.push(measure(&mut session, *batch, args)?);
     }
-    let report = report(&session, args, &results);
+    let report = report(&session, args, load, &results);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -48,6 +52,8 @@ struct Measured {
     first_token: f64,
     /// Bytes of packed weights read for a generated token, all sequences of the batch together.
     weight_bytes: u64,
+    /// Of the device, for a generated token; `None` where it has no meter.
+    joules_per_token: Option<f64>,
 }
 
 fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measured, Box<dyn Error>> {
@@ -60,12 +66,10 @@ fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measur
             max_tokens: args.generate_tokens,
         })
         .collect();
-    let mut once =
-        || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
-    once()?;
+    generate(&mut session.engine, &requests, |_| ControlFlow::Continue(()))?;
     let weight_bytes = decode_bytes(session, &requests)?;
-    let mut once =
-        || generate(&mut session.engine, &requests, |_| ControlFlow::Continue(())).map(|(_, timings)| timings);
+    let mut consumption = Consumption::of(&session.engine, &args.device);
+    let mut once = || consumption.generate(&mut session.engine, &requests);
     let timings = (0..args.repetitions).map(|_| once()).collect::<Result<Vec<Timings>, _>>()?;
     Ok(Measured {
         batch,
@@ -73,6 +77,7 @@ fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measur
         generation_rate: median(timings.iter().map(Timings::generation_rate)),
         first_token: median(timings.iter().map(|t| t.first_token.as_secs_f64())),
         weight_bytes,
+        joules_per_token: consumption.joules_per_token(),
     })
 }
 
@@ -131,21 +136,23 @@ fn active_weight_bytes(session: &Session) -> u64 {
     program.launches.iter().map(needed).sum()
 }
 
-fn report(session: &Session, args: &BenchArgs, results: &[Measured]) -> Value {
+fn report(session: &Session, args: &BenchArgs, load: f64, results: &[Measured]) -> Value {
     let memory = session.engine.memory();
-    let describe = |m: &Measured| {
-        json!({"batch": m.batch, "prompt_tokens_per_s": m.prompt_rate, "generation_tokens_per_s": m.generation_rate,
-               "time_to_first_token_s": m.first_token})
-    };
     let first = results.first();
     let context = args.prompt_tokens + args.generate_tokens / 2;
     let kv_bytes = session.artifact.manifest().kv.bytes_per_token * context;
+    let describe = |m: &Measured| {
+        json!({"batch": m.batch, "prompt_tokens_per_s": m.prompt_rate, "generation_tokens_per_s": m.generation_rate,
+               "time_to_first_token_s": m.first_token, "joules_per_token": m.joules_per_token,
+               "bytes_per_step": m.weight_bytes + kv_bytes * u64::from(m.batch)})
+    };
     json!({
         "model": session.artifact.manifest().model.name,
         "device": session.engine.device_name(),
         "prompt_tokens": args.prompt_tokens,
         "generate_tokens": args.generate_tokens,
         "repetitions": args.repetitions,
+        "load_s": load,
         "prompt_tokens_per_s": first.map(|m| m.prompt_rate),
         "generation_tokens_per_s": first.map(|m| m.generation_rate),
         "time_to_first_token_s": first.map(|m| m.first_token),
@@ -153,7 +160,7 @@ fn report(session: &Session, args: &BenchArgs, results: &[Measured]) -> Value {
         "bytes_per_token": first.map(|m| m.weight_bytes + kv_bytes),
         "weight_bytes_per_token": first.map(|m| m.weight_bytes),
         "active_weight_bytes": active_weight_bytes(session),
-        "joules_per_token": null,
+        "joules_per_token": first.and_then(|m| m.joules_per_token),
         "weights_bytes": memory.weights,
         "arena_bytes": memory.arena,
         "kv_bytes": memory.kv,
@@ -170,6 +177,9 @@ fn print_table(session: &Session, results: &[Measured]) {
     if let Some(m) = results.first() {
         let (read, active) = (m.weight_bytes as f64 / 1e6, active_weight_bytes(session) as f64 / 1e6);
         println!("weights read a decoding step {read:.2} MB, active {active:.2} MB");
+    }
+    if let Some(joules) = results.first().and_then(|m| m.joules_per_token) {
+        println!("energy of a generated token {joules:.4} J");
     }
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {:.1} MB", peak as f64 / 1e6);

@@ -130,6 +130,7 @@ fn new_engine(
         threads: args.device.threads,
         isa: args.device.isa.as_deref().map(super::session::parse_isa).transpose()?,
         memory: None,
+        gpu: args.device.gpu_options(),
     };
     let mut engine = Engine::new(artifact.clone(), &engine_options)?;
     engine.enable_prefix_cache(options)?;

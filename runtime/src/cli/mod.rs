@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod bench_energy;
 mod bench_prefix;
 mod chat;
 mod compare;
@@ -27,7 +28,7 @@ pub use bench::bench;
 pub use chat::chat;
 pub use compare::{CompareError, compare};
 pub use divergence::{Divergence, DivergenceSummary, kl_divergence};
-pub use doctor::doctor;
+pub use doctor::{CompilerFacts, NvrtcFacts, doctor};
 pub use logits::logits;
 pub use perplexity::perplexity;
 pub use run::run;

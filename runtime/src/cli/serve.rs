@@ -14,6 +14,7 @@ use super::CliError;
 use super::serve_args::{LogFormat, ServeArgs};
 use super::session::parse_isa;
 use crate::artifact::OpenOptions;
+use crate::device::cuda::{self, CudaStatus};
 use crate::engine::EngineOptions;
 use crate::kv::PrefixCacheOptions;
 use crate::memory;
@@ -219,12 +220,17 @@ fn engine_options(args: &ServeArgs, memory: Option<u64>) -> Result<EngineOptions
         max_model_len: args.device.max_model_len,
         kv_tokens: args.kv_tokens,
         memory,
+        gpu: args.device.gpu_options(),
     })
 }
 
-/// Bytes the device may use: named, or a share of what there is.
+/// Bytes the device may use: named, or a share of what the host has. A GPU is asked for its share when it is opened.
 fn device_memory(args: &ServeArgs) -> Result<Option<u64>, CliError> {
-    let Some(share) = args.gpu_memory_utilization else { return Ok(args.device.vram.map(|size| size.0)) };
+    let Some(share) = args.device.gpu_memory_utilization else { return Ok(args.device.vram.map(|size| size.0)) };
+    let gpu = || matches!(cuda::probe(), CudaStatus::Gpus(gpus) if !gpus.is_empty());
+    if args.device.device == "cuda" || (args.device.device == "auto" && gpu()) {
+        return Ok(None);
+    }
     let all = memory::limit_bytes().ok_or_else(|| CliError::Option {
         option: "--gpu-memory-utilization",
         message: "this system does not say how much memory it has; name it with --vram".into(),

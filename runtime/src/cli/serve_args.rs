@@ -75,9 +75,6 @@ pub struct ServeArgs {
     /// Memory for all loaded models together; those unused longest are unloaded to keep to it [default: that of --vram]
     #[arg(long, value_name = "SIZE", env = "MOESAIC_MEMORY_BUDGET", help_heading = "Memory")]
     pub memory_budget: Option<ByteSize>,
-    /// --vram as a share of the device's memory, on the cpu device of the machine's
-    #[arg(long, value_name = "SHARE", value_parser = parse_share, conflicts_with = "vram", env = "MOESAIC_GPU_MEMORY_UTILIZATION", help_heading = "Memory")]
-    pub gpu_memory_utilization: Option<f64>,
     /// Compute every prompt whole: keep no prefixes
     #[arg(long, alias = "no-enable-prefix-caching", env = "MOESAIC_NO_PREFIX_CACHE", help_heading = "Prefix cache")]
     pub no_prefix_cache: bool,
@@ -184,11 +181,6 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.0).map_err(|e| e.to_string())
 }
 
-fn parse_share(text: &str) -> Result<f64, String> {
-    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share <= 1.0);
-    share.ok_or_else(|| format!("expected a share above 0 and at most 1, found {text:?}"))
-}
-
 /// A time such as `30`, `30s`, `500ms` or `2m`.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -217,6 +209,5 @@ mod tests {
         for wrong in ["", "0", "s", "-1s", "1.5s", "1d", "18446744073709551615h", "99999999999"] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }
-        assert!(parse_share("0.9").is_ok() && parse_share("1.1").is_err() && parse_share("NaN").is_err());
     }
 }

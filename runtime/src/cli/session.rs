@@ -39,7 +39,8 @@ impl Session {
         let artifact = Arc::new(Artifact::open(path, &options)?);
         let defaults = artifact.generation_defaults()?;
         let (threads, max_model_len, memory) = (args.threads, args.max_model_len, args.vram.map(|size| size.0));
-        let options = EngineOptions { device, threads, isa, max_model_len, kv_tokens, memory };
+        let gpu = args.gpu_options();
+        let options = EngineOptions { device, threads, isa, max_model_len, kv_tokens, memory, gpu };
         let engine = Engine::new(artifact.clone(), &options)?;
         Ok(Session { path: path.to_path_buf(), artifact, engine, defaults })
     }

@@ -7,18 +7,20 @@ pub mod budget;
 pub mod cpu;
 pub mod cuda;
 mod inputs;
+mod launches;
+mod opened;
 pub mod sim;
 mod sizes;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use kernels::cpu::isa::Isa;
 
-use crate::artifact::{Artifact, ArtifactError, Manifest};
+use crate::artifact::{ArtifactError, Manifest};
 use crate::byte_size::ByteSize;
 pub use inputs::{InputError, InputLimits, StepInputs};
+pub use opened::{Opened, open, resolve};
 
 /// Executes steps.
 pub trait Device: Send {
@@ -182,6 +184,45 @@ pub enum DeviceError {
         /// Bytes that were allowed.
         budget: u64,
     },
+    /// More memory of a GPU would be needed than may be used.
+    #[error(
+        "{} of memory are needed on {gpu} (weights {}, results {}, KV cache {}, other {}), {} more than the {} of it that may be used, \
+         where {} are free; raise --gpu-memory-utilization, choose a shorter context or fewer sequences, or compile with --quant",
+        ByteSize(.needs.total()), ByteSize(.needs.weights), ByteSize(.needs.arena), ByteSize(.needs.kv), ByteSize(.needs.other),
+        ByteSize(.needs.total().saturating_sub(*.limit)), ByteSize(*.limit), ByteSize(*.free)
+    )]
+    GpuBudget {
+        /// The GPU's name.
+        gpu: String,
+        /// What would be reserved.
+        needs: DeviceMemory,
+        /// Bytes that may be used.
+        limit: u64,
+        /// Bytes that were free.
+        free: u64,
+    },
+    /// A GPU's memory does not suffice, though it should have.
+    #[error("the GPU has no {} for {what}, only {} are free; stop what else uses it, or lower --gpu-memory-utilization",
+        ByteSize(*.bytes), ByteSize(*.free))]
+    GpuMemory {
+        /// What for.
+        what: &'static str,
+        /// How much.
+        bytes: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// There is no GPU for the artifact.
+    #[error(transparent)]
+    Gpu(#[from] cuda::GpuError),
+    /// A call of the CUDA driver failed; the device can still be used.
+    #[error("the GPU cannot {doing}: {source}")]
+    Driver {
+        /// What was to be done.
+        doing: &'static str,
+        /// The driver's answer.
+        source: cuda::driver::DriverError,
+    },
     /// A thread could not be started.
     #[error("cannot start thread {thread}: {source}; ask for fewer threads")]
     Thread {
@@ -227,7 +268,7 @@ pub enum DeviceError {
 /// Which device is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// Whatever the artifact's target names.
+    /// A GPU that the artifact has code for, else the processor.
     #[default]
     Auto,
     /// Native kernels on the processor.
@@ -287,6 +328,7 @@ pub enum SelectError {
 
 /// The device that executes an artifact: the one asked for, if the artifact has programs for it. Programs of GPU targets are of the same
 /// kernels, chosen for other costs: the processor executes them too. The simulator, some thousand times slower, is only taken when asked for.
+/// Whether this machine has a GPU for them is asked by [`resolve`]; without one, `auto` is the processor.
 ///
 /// # Errors
 /// Names the artifact's target.
@@ -295,12 +337,12 @@ pub fn select(choice: DeviceChoice, target: &str) -> Result<DeviceChoice, Select
         (DeviceChoice::Auto | DeviceChoice::Cpu, target) if target == "cpu" || is_gpu(target) => {
             return Ok(DeviceChoice::Cpu);
         }
-        (DeviceChoice::Sim, target) if is_gpu(target) => return Ok(DeviceChoice::Sim),
+        (DeviceChoice::Sim | DeviceChoice::Cuda, target) if is_gpu(target) => return Ok(choice),
         (device, _) => device,
     };
     let note = match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => "; this build executes targets cpu and sm_NN".into(),
-        DeviceChoice::Cuda => format!("; CUDA here: {}", cuda::probe()),
+        DeviceChoice::Cuda => format!("; compile with --target of a GPU, such as sm_90; CUDA here: {}", cuda::probe()),
         DeviceChoice::Sim => "; it executes those of a GPU: compile with --target sm_80".into(),
     };
     Err(SelectError::NoProgram { device, target: target.into(), note })
@@ -333,57 +375,6 @@ pub enum LoadError {
     Device(#[from] DeviceError),
 }
 
-/// Turns a memory budget into KV pages: as many as fit `budget` bytes beside everything else, or `pages` if those do.
-///
-/// # Errors
-/// [`DeviceError::Budget`] if not even `least` pages fit, or not the `pages` asked for.
-pub fn pages_within(
-    artifact: &Artifact,
-    budget: u64,
-    pages: Option<u64>,
-    least: u64,
-    options: &LoadOptions,
-) -> Result<u64, DeviceError> {
-    let manifest = artifact.manifest();
-    let mut overhead = cpu::Overhead::new(artifact.programs(), options.threads, options.isa)?;
-    let mut other = |pages| overhead.bytes(pages);
-    let mut needs = budget::Needs {
-        weights: cpu::weight_bytes(manifest),
-        arena: manifest.arena_bytes(),
-        page_bytes: manifest.page_bytes(),
-        most_pages: cpu::most_pages(artifact.programs()),
-        other: &mut other,
-    };
-    let fitting = needs.pages_within(budget);
-    let wanted = pages.unwrap_or(least.max(1));
-    match fitting >= wanted {
-        true => Ok(pages.unwrap_or(fitting)),
-        false => Err(DeviceError::Budget { needs: needs.memory(wanted), budget }),
-    }
-}
-
-/// Chooses and loads a device.
-///
-/// # Errors
-/// If none fits the artifact, or memory or threads are lacking.
-pub fn load(
-    choice: DeviceChoice,
-    artifact: Arc<Artifact>,
-    options: &LoadOptions,
-) -> Result<Box<dyn Device>, LoadError> {
-    if select(choice, &artifact.manifest().target)? != DeviceChoice::Sim {
-        return Ok(Box::new(cpu::CpuDevice::load(artifact, options)?));
-    }
-    let source = sim::ArtifactModules::open(&artifact, None)?;
-    let options = sim::SimOptions {
-        pages: options.pages,
-        threads: options.threads,
-        counters: true,
-        ..sim::SimOptions::default()
-    };
-    Ok(Box::new(sim::SimDevice::load(artifact, &source, options)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,10 +386,10 @@ mod tests {
             assert_eq!(select(DeviceChoice::Cpu, target), Ok(DeviceChoice::Cpu));
         }
         assert_eq!(select(DeviceChoice::Sim, "sm_80"), Ok(DeviceChoice::Sim));
+        assert_eq!(select(DeviceChoice::Cuda, "sm_90"), Ok(DeviceChoice::Cuda));
         for (choice, target) in [
             (DeviceChoice::Auto, "gfx90a"),
             (DeviceChoice::Cpu, "sm_"),
-            (DeviceChoice::Cuda, "sm_90"),
             (DeviceChoice::Cuda, "cpu"),
             (DeviceChoice::Sim, "cpu"),
         ] {

@@ -6,6 +6,9 @@ use ir::program::Program;
 use super::{DeviceError, InputLimits, StepInputs};
 use crate::artifact::Artifact;
 
+/// Names of the step's metadata in programs.
+pub(super) const INPUTS: [&str; 6] = ["ids", "positions", "sequences", "page_table", "logit_rows", "rope_tables"];
+
 /// Values of the step symbols.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sizes {

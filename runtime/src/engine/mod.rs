@@ -22,7 +22,8 @@ use ir::op::PAGE_TOKENS;
 use kernels::cpu::isa::Isa;
 
 use crate::artifact::{Artifact, Manifest};
-use crate::device::{self, Device, DeviceChoice, DeviceError, DeviceMemory, LoadOptions, StepInputs};
+use crate::device::cuda::GpuOptions;
+use crate::device::{self, Device, DeviceChoice, DeviceError, DeviceMemory, LoadOptions, Opened, StepInputs};
 use crate::kv::pages::{PageCopy, PageError, PagePool, SequenceId};
 use crate::kv::prefix_cache::PrefixCache;
 pub use error::EngineError;
@@ -50,8 +51,11 @@ pub struct EngineOptions {
     /// Tokens the KV cache holds over all sequences, rounded up to pages; `None` takes what fits [`EngineOptions::memory`], else
     /// the pages the artifact was compiled for, else one longest sequence.
     pub kv_tokens: Option<u64>,
-    /// Bytes the device may use in all: weights, results, KV cache and the rest.
+    /// Bytes the device may use in all: weights, results, KV cache and the rest; `None` takes what [`EngineOptions::gpu`] says where the
+    /// device is a GPU.
     pub memory: Option<u64>,
+    /// Which GPU is used, and how.
+    pub gpu: GpuOptions,
 }
 
 /// Tokens to append to a sequence.
@@ -150,10 +154,11 @@ impl Engine {
             let message = format!("{len} is not from 1 to {max_context}, the context the artifact was compiled for");
             return Err(EngineError::Option { option: "max_model_len", message });
         }
-        let (pages, longest) = pages_and_longest(&artifact, options)?;
+        let opened = device::open(options.device, &artifact, &options.gpu)?;
+        let (pages, longest) = pages_and_longest(&artifact, options, &opened)?;
         let max_model_len = options.max_model_len.unwrap_or(longest);
         let load = LoadOptions { pages, threads: options.threads, isa: options.isa };
-        let device = device::load(options.device, artifact.clone(), &load)?;
+        let device = opened.load(artifact.clone(), &load)?;
         let mut engine = Engine::with_device(artifact.manifest(), device, max_model_len);
         engine.identity.artifact = Some(artifact);
         Ok(engine)
@@ -510,21 +515,22 @@ impl Engine {
 }
 
 /// Pages to reserve, and the longest sequence that they, or where nothing says how many there are, the default context allows.
-fn pages_and_longest(artifact: &Artifact, options: &EngineOptions) -> Result<(u64, u64), DeviceError> {
+fn pages_and_longest(artifact: &Artifact, options: &EngineOptions, opened: &Opened) -> Result<(u64, u64), DeviceError> {
     let max_context = artifact.manifest().model.max_context;
     let default_len = max_context.min(DEFAULT_MODEL_LEN);
     let asked = options.kv_tokens.map(|tokens| tokens.div_ceil(PAGE_TOKENS));
-    if let Some(memory) = options.memory {
-        let load = LoadOptions { pages: 0, threads: options.threads, isa: options.isa };
-        let least = options.max_model_len.unwrap_or(1).div_ceil(PAGE_TOKENS);
-        let pages = device::pages_within(artifact, memory, asked, least, &load)?;
-        let longest = if asked.is_some() { default_len } else { max_context.min(pages.saturating_mul(PAGE_TOKENS)) };
-        return Ok((pages, longest));
-    }
-    Ok(match (asked, artifact.manifest().kv.pages) {
+    let load = LoadOptions { pages: 0, threads: options.threads, isa: options.isa };
+    let longest = options.max_model_len.unwrap_or(if options.memory.is_some() { 1 } else { default_len });
+    let compiled = artifact.manifest().kv.pages.filter(|_| options.memory.is_none());
+    let least = longest.div_ceil(PAGE_TOKENS);
+    let fitting = opened.pages_within(artifact, options.memory, asked.or(compiled), least, &load)?;
+    let held = |pages: u64| max_context.min(pages.saturating_mul(PAGE_TOKENS));
+    Ok(match (asked, fitting.or(compiled)) {
         (Some(pages), _) => (pages, default_len),
-        (None, Some(pages)) => (pages, max_context.min(pages.saturating_mul(PAGE_TOKENS))),
-        (None, None) => (options.max_model_len.unwrap_or(default_len).div_ceil(PAGE_TOKENS), default_len),
+        (None, Some(pages)) if options.memory.is_some() || compiled.is_some() => (pages, held(pages)),
+        // A GPU holds more than anybody asked for; a long page table would cost every step.
+        (None, Some(pages)) => (pages, default_len.min(held(pages))),
+        (None, None) => (least, default_len),
     })
 }
 

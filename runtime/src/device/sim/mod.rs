@@ -20,13 +20,14 @@ use kernels::cuda::{COUNTER_BYTES, CudaLaunch};
 use simulator::{Access, Launch, Memory, Options, Pointer, SimError};
 pub use simulator::{Counters, Finding, Kind};
 
-use super::sizes::{Sizes, input_limits};
+use super::launches::{check_layouts, kernel_error, largest_workspace, program_error, resolve};
+use super::sizes::{INPUTS, Sizes, input_limits};
 use super::{Device, DeviceError, DeviceMemory, InputLimits, PageShape, StepInputs};
-use crate::artifact::{Artifact, Layout};
+use crate::artifact::Artifact;
 pub use checks::{Checks, UnknownCheck, check_name};
 use modules::Modules;
 pub use modules::{ArtifactModules, ModuleSource};
-use plan::{Plan, Planned, Shared, kernel_error, program_error, resolve, workspace_bytes};
+use plan::{Plan, Planned, Shared};
 pub use record::{LaunchRecord, Observer};
 
 /// Findings that an error message holds; the observer gets all.
@@ -34,9 +35,6 @@ const SHOWN_FINDINGS: usize = 3;
 
 /// Warp instructions of a block after which a kernel counts as endless: half a minute, and far more than any block of a real model needs.
 const ENDLESS: u64 = 1 << 30;
-
-/// Names of the step's metadata in programs.
-const INPUTS: [&str; 6] = ["ids", "positions", "sequences", "page_table", "logit_rows", "rope_tables"];
 
 /// How the device runs.
 pub struct SimOptions {
@@ -106,12 +104,16 @@ impl SimDevice {
         source: &dyn ModuleSource,
         options: SimOptions,
     ) -> Result<SimDevice, DeviceError> {
-        check_layouts(&artifact)?;
+        check_layouts(&artifact, "sim")?;
         let limits = input_limits(&artifact, options.pages)?;
         let mut modules = Modules::new(source);
-        let resolved = artifact.programs().iter().map(|p| resolve(p, &mut modules)).collect::<Result<Vec<_>, _>>()?;
+        let find = |program| resolve(program, |specialisation, label| modules.get(specialisation, label));
+        let resolved = artifact.programs().iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let mut memory = Memory::new();
-        let workspace = resolved.iter().map(|r| workspace_bytes(r)).max().unwrap_or(0);
+        let mut workspace = 0;
+        for program in artifact.programs() {
+            workspace = largest_workspace(program)?.max(workspace);
+        }
         let shared = place_shared(&artifact, options.pages, workspace, &mut memory)?;
         let mut plans = Vec::with_capacity(limits.len());
         for ((program, launches), limits) in artifact.programs().iter().zip(resolved).zip(limits) {
@@ -154,14 +156,7 @@ impl SimDevice {
         let program = &artifact.programs()[bucket];
         for (index, launch) in program.launches.iter().enumerate() {
             let planned = &self.plans[bucket].0.launches[index];
-            let (entries, needed) = planned.launches(&launch.variant);
-            if needed > self.shared.workspace_bytes {
-                let message = format!(
-                    "it needs {needed} bytes of workspace, but {} for the largest step",
-                    self.shared.workspace_bytes
-                );
-                return Err(kernel_error(launch, None, message));
-            }
+            let entries = planned.launches(launch, self.shared.workspace_bytes)?;
             planned.protect(&mut self.memory).map_err(|e| kernel_error(launch, None, e.to_string()))?;
             for entry in entries {
                 self.run_entry(launch, Place { bucket, index, tokens }, &entry)?;
@@ -351,21 +346,6 @@ impl Device for SimDevice {
 
 fn page_error(error: SimError) -> DeviceError {
     DeviceError::Program { program: "KV pages".into(), message: error.to_string() }
-}
-
-/// Weights laid out for the cpu device would have to be packed anew.
-fn check_layouts(artifact: &Artifact) -> Result<(), DeviceError> {
-    let manifest = artifact.manifest();
-    match manifest.weights.iter().find(|w| w.layout == Layout::Rows16) {
-        None => Ok(()),
-        Some(weight) => Err(DeviceError::Option {
-            option: "device",
-            message: format!(
-                "sim takes weights in the layout of a GPU, but {:?} is packed in panels for target {}; compile with --target sm_80 or another GPU",
-                weight.name, manifest.target
-            ),
-        }),
-    }
 }
 
 /// The bytes of a weight, which live as long as the artifact.

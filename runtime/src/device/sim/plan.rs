@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ir::program::{Access as Use, Arg, BufferId, Launch, Program};
-use kernels::cuda::{self, CudaKernel, CudaLaunch};
-use kernels::params::{self, Params, ParamsError};
+use kernels::cuda::{CudaKernel, CudaLaunch};
+use kernels::params::Params;
 use simulator::{Access, Memory, Module, Pointer, SimError};
 
-use super::modules::Modules;
 use crate::device::DeviceError;
+use crate::device::launches::{Addresses, Resolved, cuda_launches, parameter_block, params_error, program_error};
 
 /// Where everything that several programs share lies, by name.
 pub(super) struct Shared {
@@ -22,36 +22,6 @@ pub(super) struct Shared {
     pub states: HashMap<String, Pointer>,
     pub workspace: Pointer,
     pub workspace_bytes: u64,
-}
-
-/// Kernel and code of a launch.
-pub(super) struct Resolved {
-    kernel: &'static CudaKernel,
-    module: Arc<Module>,
-    workspace_bytes: u64,
-}
-
-/// Finds kernel and code of each launch of a program.
-pub(super) fn resolve(program: &Program, modules: &mut Modules) -> Result<Vec<Resolved>, DeviceError> {
-    program.launches.iter().map(|launch| resolve_launch(program, launch, modules)).collect()
-}
-
-fn resolve_launch(program: &Program, launch: &Launch, modules: &mut Modules) -> Result<Resolved, DeviceError> {
-    let kernel = cuda::lookup(&launch.kernel)
-        .ok_or_else(|| kernel_error(launch, None, "the kernel has no implementation for GPUs".into()))?;
-    let params = params::fill_largest(program, launch).map_err(|e| params_error(program, &e))?;
-    // SAFETY: the struct is that of the launch's kernel; its pointers are not followed.
-    let (specialisation, workspace_bytes) = unsafe {
-        let specialisation = kernel.specialise(&launch.variant, params.as_ptr());
-        let specialisation = specialisation.map_err(|e| kernel_error(launch, None, e.to_string()))?;
-        (specialisation, kernel.workspace_bytes(&launch.variant, params.as_ptr()))
-    };
-    Ok(Resolved { kernel, module: modules.get(specialisation, &launch.label)?, workspace_bytes })
-}
-
-/// Bytes of workspace that all these launches can share.
-pub(super) fn workspace_bytes(launches: &[Resolved]) -> u64 {
-    launches.iter().map(|l| l.workspace_bytes).max().unwrap_or(0)
 }
 
 /// A launch ready to run.
@@ -76,7 +46,7 @@ impl Plan {
     /// Places a program's results and fills in its parameters, for steps of the largest size.
     pub fn build(
         program: &Program,
-        resolved: Vec<Resolved>,
+        resolved: Vec<Resolved<Arc<Module>>>,
         shared: &Shared,
         memory: &mut Memory,
     ) -> Result<Plan, DeviceError> {
@@ -84,20 +54,19 @@ impl Plan {
         let names = buffer_names(program);
         let buffers: Vec<Option<Pointer>> =
             names.iter().map(|name| name.as_ref().map(|n| memory.allocate(n, 0, Access::ReadWrite))).collect();
-        let address = |arg: &Arg| match arg {
-            Arg::Buffer(id, _) => buffers.get(id.0 as usize).copied().flatten(),
-            Arg::Input(i) => shared.inputs.get(&program.inputs.get(*i as usize)?.name).copied(),
-            Arg::Weight(i) => shared.weights.get(&program.weights.get(*i as usize)?.name).copied(),
-            Arg::State(i, _) => shared.states.get(&program.states.get(*i as usize)?.name).copied(),
-            Arg::Null | Arg::Size(_) | Arg::Float(_) => None,
+        let named = |places: &HashMap<String, Pointer>, name: &str| places.get(name).map(|p| p.0);
+        let addresses = Addresses {
+            buffer: &|id| buffers.get(id.0 as usize).copied().flatten().map(|p| p.0),
+            input: &|name| named(&shared.inputs, name),
+            weight: &|name| named(&shared.weights, name),
+            state: &|name| named(&shared.states, name),
         };
-        let plan = |(launch, found): (&Launch, Resolved)| {
-            let params = params::fill(launch, &sizes, |arg| address(arg).map(|p| p.0))?;
-            let operands = operands(launch, address);
-            Ok(Planned { kernel: found.kernel, module: found.module, params, operands })
+        let plan = |(launch, found): (&Launch, Resolved<Arc<Module>>)| {
+            let params = addresses.fill(program, launch, &sizes)?;
+            let operands = operands(launch, |arg| addresses.of(program, arg).map(Pointer));
+            Ok(Planned { kernel: found.kernel, module: found.code, params, operands })
         };
-        let launches: Result<Vec<_>, ParamsError> = program.launches.iter().zip(resolved).map(plan).collect();
-        let launches = launches.map_err(|e| params_error(program, &e))?;
+        let launches = program.launches.iter().zip(resolved).map(plan).collect::<Result<_, DeviceError>>()?;
         Ok(Plan { buffers, launches, sizes: Vec::new() })
     }
 
@@ -130,19 +99,14 @@ impl Plan {
 }
 
 impl Planned {
-    /// What carries the launch out, in order, and the bytes of workspace it needs.
-    pub fn launches(&self, variant: &str) -> (Vec<CudaLaunch>, u64) {
-        let params = self.params.as_ptr();
-        // SAFETY: the struct is this kernel's, which took its shape when it was specialised.
-        unsafe { (self.kernel.launches(variant, params), self.kernel.workspace_bytes(variant, params)) }
+    /// What carries the launch out, in order, with so much workspace.
+    pub fn launches(&self, launch: &Launch, workspace_bytes: u64) -> Result<Vec<CudaLaunch>, DeviceError> {
+        cuda_launches(self.kernel, launch, &self.params, workspace_bytes)
     }
 
-    /// The parameter block of its entries: the struct and the workspace.
+    /// The parameter block of its entries.
     pub fn parameter_block(&self, workspace: Pointer) -> Vec<u8> {
-        let mut bytes = self.params.to_bytes();
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        bytes.extend(workspace.0.to_le_bytes());
-        bytes
+        parameter_block(&self.params, workspace.0)
     }
 
     /// Lets the launch write what it says it writes, and nothing else.
@@ -178,21 +142,4 @@ fn buffer_names(program: &Program) -> Vec<Option<String>> {
         }
     }
     names
-}
-
-/// The error of a launch, and of one of its entries if one is given.
-pub(super) fn kernel_error(launch: &Launch, entry: Option<&str>, message: String) -> DeviceError {
-    let mut kernel = launch.kernel.clone();
-    for part in [launch.variant.as_str(), entry.unwrap_or("")].into_iter().filter(|p| !p.is_empty()) {
-        kernel = format!("{kernel} {part}");
-    }
-    DeviceError::Kernel { kernel, label: launch.label.clone(), message }
-}
-
-pub(super) fn program_error(program: &Program, message: String) -> DeviceError {
-    DeviceError::Program { program: program.name.clone(), message }
-}
-
-fn params_error(program: &Program, error: &ParamsError) -> DeviceError {
-    program_error(program, error.to_string())
 }

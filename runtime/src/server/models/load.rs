@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::{LoadedModel, ModelOptions};
 use crate::artifact::{Artifact, GenerationDefaults, Manifest};
+use crate::device::{self, DeviceChoice};
 use crate::engine::{DEFAULT_MODEL_LEN, EngineOptions};
 use crate::memory;
 use crate::server::api::Answering;
@@ -81,10 +82,13 @@ fn read_template(
 const DEFAULT_SEQUENCES: u64 = 16;
 
 /// Engine options with a size of the KV cache: the one asked for, or that of the artifact, or enough for some sequences, but no
-/// more than a quarter of the memory that is free or what a budget leaves.
+/// more than a quarter of the memory that is free or what a budget leaves. A GPU's cache takes what its memory has.
 fn sized(manifest: &Manifest, options: &ModelOptions) -> EngineOptions {
     let engine = options.service.engine;
     if engine.kv_tokens.is_some() || engine.memory.is_some() || manifest.kv.pages.is_some() {
+        return engine;
+    }
+    if device::resolve(engine.device, manifest, &engine.gpu).is_ok_and(|(device, _)| device == DeviceChoice::Cuda) {
         return engine;
     }
     let longest = longest(manifest, &engine);

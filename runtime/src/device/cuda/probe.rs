@@ -1,5 +1,6 @@
 //! What CUDA offers on this machine. The driver is loaded at run time; a machine without one is an answer, not an error.
 
+use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 use std::panic::catch_unwind;
 
@@ -15,6 +16,16 @@ pub struct CudaGpu {
     pub capability: (i32, i32),
     /// Bytes of its memory.
     pub memory_bytes: u64,
+    /// Its place on the PCI bus, as `0000:65:00.0`, by which other tools know it; empty where the driver does not tell.
+    pub pci_bus_id: String,
+}
+
+impl CudaGpu {
+    /// What a compiler calls code for it: `sm_90`.
+    pub fn architecture(&self) -> String {
+        let (major, minor) = self.capability;
+        format!("sm_{major}{minor}")
+    }
 }
 
 /// What was found.
@@ -42,8 +53,27 @@ pub fn probe() -> CudaStatus {
     }
 }
 
+/// The newest CUDA that the driver can execute, major and minor; `None` without a driver.
+pub fn driver_cuda_version() -> Option<(u32, u32)> {
+    // SAFETY: as in `probe`.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let ask = || {
+        let mut version: c_int = 0;
+        // SAFETY: the driver writes one integer; this may be asked before it is initialised.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().ok()?;
+        u32::try_from(version).ok()
+    };
+    let version = catch_unwind(ask).ok().flatten()?;
+    Some((version / 1000, version % 1000 / 10))
+}
+
 fn gpus() -> Result<Vec<CudaGpu>, DriverError> {
-    result::init()?;
+    match result::init() {
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
+        other => other?,
+    }
     (0..result::device::get_count()?).map(gpu).collect()
 }
 
@@ -60,7 +90,20 @@ fn gpu(ordinal: i32) -> Result<CudaGpu, DriverError> {
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
         memory_bytes: memory as u64,
+        pci_bus_id: pci_bus_id(device),
     })
+}
+
+fn pci_bus_id(device: sys::CUdevice) -> String {
+    let mut text = [0 as c_char; 32];
+    // SAFETY: the driver writes a text that ends within the length given.
+    let answer = unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as c_int, device) };
+    if answer.result().is_err() {
+        return String::new();
+    }
+    // SAFETY: zeros ended the array before, and the text does where the driver wrote one.
+    let text = unsafe { CStr::from_ptr(text.as_ptr()) };
+    text.to_string_lossy().into_owned()
 }
 
 impl fmt::Display for CudaStatus {
@@ -79,8 +122,7 @@ impl fmt::Display for CudaStatus {
 
 impl fmt::Display for CudaGpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor) = self.capability;
-        write!(f, "{}, sm_{major}{minor}, {:.1} GiB", self.name, self.memory_bytes as f64 / (1u64 << 30) as f64)
+        write!(f, "{}, {}, {:.1} GiB", self.name, self.architecture(), self.memory_bytes as f64 / (1u64 << 30) as f64)
     }
 }
 
@@ -97,7 +139,7 @@ mod tests {
 
     #[test]
     fn gpus_are_described() {
-        let gpu = CudaGpu { name: "GPU".into(), capability: (9, 0), memory_bytes: 3 << 30 };
+        let gpu = CudaGpu { name: "GPU".into(), capability: (9, 0), memory_bytes: 3 << 30, pci_bus_id: String::new() };
         assert_eq!(CudaStatus::Gpus(vec![gpu]).to_string(), "GPU, sm_90, 3.0 GiB");
         assert_eq!(CudaStatus::Gpus(vec![]).to_string(), "a CUDA driver, but no GPU");
     }
