@@ -106,8 +106,9 @@ fn logits_have_the_same_bits_from_every_tier() {
             continue;
         }
         let baked = bake(&artifact, &prompt[..70], dir.path());
-        // In the smaller cache the prompt may not take half of the pages, and the rest of it comes from the host.
-        for (kv_tokens, device, host) in [(256, 64, 0), (112, 48, 16)] {
+        // In the smaller cache the prompt may not take half of the pages, and the rest of it comes from the host. Six tokens are of
+        // a page that was not full.
+        for (kv_tokens, device, host) in [(256, 70, 0), (112, 54, 16)] {
             let (cached, rows) = ask(&mut cached_engine(&baked, kv_tokens, &memory_only(0)), &prompt, 9);
             assert_eq!(cached, CachedTokens { device, host, disk: 0 }, "{name}");
             assert_tail(&whole, &rows, &format!("{name}, baked"));
@@ -312,6 +313,6 @@ fn pages_of_a_gpu_artifact_move_and_its_prompts_are_baked_on_the_processor() {
     let cpu = |artifact| cached_engine(artifact, 128, &memory_only(0));
     let (_, cold) = ask(&mut cpu(&artifact), prompt, 40);
     let (cached, rows) = ask(&mut cpu(&baked), prompt, 40);
-    assert_eq!(cached.device, 32);
+    assert_eq!(cached.device, 39);
     assert_tail(&cold, &rows, "a GPU's artifact on the processor, baked");
 }

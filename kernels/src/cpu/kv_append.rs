@@ -139,7 +139,11 @@ unsafe fn write<T: KvElement, const STRIDE: usize>(from: *const f32, inverse: f3
     unsafe {
         let whole = count / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            let rounded = from.add(i).cast::<[f32; LANES]>().read_unaligned().map(|x| T::round(x, inverse));
+            let mut rounded = [T::round(0.0, inverse); LANES];
+            // No closure: it would not inherit the instruction set.
+            for (lane, x) in rounded.iter_mut().enumerate() {
+                *x = T::round(*from.add(i + lane), inverse);
+            }
             for (lane, x) in rounded.into_iter().enumerate() {
                 *to.add((i + lane) * STRIDE) = x;
             }

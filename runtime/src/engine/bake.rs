@@ -87,8 +87,18 @@ fn parse_messages(text: &str) -> Result<Option<Vec<serde_json::Value>>, String> 
     }
 }
 
-/// Computes the whole pages of a prompt, once for each table of rotary frequencies that the model has. `first` numbers
-/// the files.
+/// The whole pages of a prompt. The last is filled up by repeating the prompt's last token, where the context has room: what
+/// follows the prompt then finds the page's beginning.
+fn whole_pages(prompt: &[u32], max_context: u64) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    let filled = tokens.len().next_multiple_of(PAGE_TOKENS as usize);
+    let whole = tokens.len() / PAGE_TOKENS as usize * PAGE_TOKENS as usize;
+    let length = if filled as u64 <= max_context { filled } else { whole };
+    tokens.resize(length, prompt.last().copied().unwrap_or_default());
+    tokens
+}
+
+/// Computes the pages of a prompt, once for each table of rotary frequencies that the model has. `first` numbers the files.
 ///
 /// # Errors
 /// The prompt is longer than the artifact's context, or cannot be computed.
@@ -99,8 +109,8 @@ pub fn bake(
     threads: Option<usize>,
 ) -> Result<Vec<BakedPrefix>, EngineError> {
     let manifest = artifact.manifest();
-    let whole = prompt.len() / PAGE_TOKENS as usize * PAGE_TOKENS as usize;
-    let tokens = &prompt[..whole];
+    let tokens = &whole_pages(prompt, manifest.model.max_context)[..];
+    let whole = tokens.len();
     let options = EngineOptions {
         device: DeviceChoice::Cpu,
         threads,

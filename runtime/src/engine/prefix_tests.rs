@@ -62,7 +62,7 @@ fn device(tokens: u64) -> CachedTokens {
 fn full_pages_are_found_again_and_one_token_is_always_computed() {
     let mut engine = engine(16, 0);
     let prompt = text(1, 48);
-    for (length, expected) in [(48, 0), (48, 47), (47, 32), (33, 32), (32, 31), (17, 16), (16, 15), (15, 0), (1, 0)] {
+    for (length, expected) in [(48, 0), (48, 47), (47, 46), (33, 32), (32, 31), (17, 16), (16, 15), (15, 0), (1, 0)] {
         let (id, cached) = ask(&mut engine, &CacheSalt::PUBLIC, &prompt[..length]);
         assert_eq!(cached, device(expected), "{length} tokens");
         engine.close_sequence(id).unwrap();
@@ -137,7 +137,7 @@ fn a_full_cache_of_running_sequences_refuses_and_loses_nothing() {
     let (a, _) = ask(&mut engine, &CacheSalt::PUBLIC, &text(1, 48));
     assert_eq!(engine.available_pages(), 1);
     let (b, cached) = ask(&mut engine, &CacheSalt::PUBLIC, &text(1, 48)[..40]);
-    assert_eq!((cached, engine.available_pages()), (device(32), 0));
+    assert_eq!((cached, engine.available_pages()), (device(39), 0));
     let chunk = Chunk { sequence: a, tokens: &[1], logits: Rows::Last };
     assert!(matches!(engine.step(&[chunk]), Err(EngineError::Pages(PageError::OutOfPages { needed: 1, free: 0 }))));
     // No page is left for a copy of the last one, so that its tokens are computed again.
@@ -148,6 +148,41 @@ fn a_full_cache_of_running_sequences_refuses_and_loses_nothing() {
     [a, b, c].into_iter().for_each(|id| engine.close_sequence(id).unwrap());
     check(&engine);
     assert_eq!(engine.available_pages(), 4);
+}
+
+/// Of a page that does not go on as the prompt does, its beginning is copied: from the device, the host and the disk.
+#[test]
+fn the_beginning_of_another_page_is_copied_from_every_tier() {
+    let fork = |count: usize| -> Vec<u32> { text(1, 48)[..count].iter().copied().chain(text(2, 30)).collect() };
+    let dir = tempfile::tempdir().unwrap();
+    for (host_bytes, on_disk) in [(1 << 20, false), (0, true), (1 << 20, true)] {
+        let dir = on_disk.then(|| dir.path().join(host_bytes.to_string()));
+        let options = PrefixCacheOptions { host_bytes, dir, disk_bytes: 1 << 20 };
+        let mut engine = engine_with(&manifest(), 8, &options);
+        let (id, _) = ask(&mut engine, &salt(1), &text(1, 48));
+        engine.close_sequence(id).unwrap();
+        for (count, known) in [(32, 32), (33, 33), (40, 40), (47, 47), (20, 20), (5, 0)] {
+            let (id, cached) = ask(&mut engine, &salt(1), &fork(count));
+            // Tokens that happen to be equal beyond the fork count too.
+            assert!((known..known + 3).contains(&cached.total()), "{count}, {host_bytes} {on_disk}: {cached:?}");
+            engine.close_sequence(id).unwrap();
+            let (id, cached) = ask(&mut engine, &salt(100 + count), &fork(count)[..17]);
+            assert_eq!(cached.total(), 0, "another tenant's page");
+            engine.close_sequence(id).unwrap();
+            // Everything else goes to the next tier.
+            let (id, _) = ask(&mut engine, &salt(3), &text(count as u32 + 7, 120));
+            engine.close_sequence(id).unwrap();
+            assert!(engine.flush_prefix_cache(Duration::from_secs(60)).unwrap());
+            check(&engine);
+        }
+        if on_disk {
+            drop(engine);
+            let mut engine = engine_with(&manifest(), 8, &options);
+            engine.wait_until_prefixes_are_warm();
+            let (_, cached) = ask(&mut engine, &salt(1), &fork(44));
+            assert!((44..47).contains(&cached.total()), "{cached:?}");
+        }
+    }
 }
 
 #[test]
@@ -210,7 +245,7 @@ fn the_rotary_table_is_part_of_a_prefix() {
     check(&engine);
     engine.close_sequence(id).unwrap();
     assert_eq!(engine.prefix_cache_stats().device_pages, 4);
-    for (tokens, cached) in [(60, 32), (40, 32), (41, 32), (20, 16)] {
+    for (tokens, cached) in [(60, 32), (40, 32), (41, 40), (20, 19)] {
         let (id, found) = ask(&mut engine, &CacheSalt::PUBLIC, &long[..tokens]);
         assert_eq!(found, device(cached));
         assert_eq!(engine.rope.as_ref().unwrap().table(id), i32::from(tokens > 40));

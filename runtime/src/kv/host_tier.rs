@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::key::{PageKey, PageTokens};
+use super::key::{PageKey, PageTokens, longest_beginning};
 
 /// A page's contents off the device.
 #[derive(Clone, Debug)]
@@ -92,6 +92,11 @@ impl HostTier {
     /// The page of a key, if it holds these tokens.
     pub fn get(&self, key: &PageKey, tokens: &PageTokens) -> Option<HostPage> {
         self.pages.get(key).map(|(page, _)| page).filter(|p| p.tokens == *tokens).cloned()
+    }
+
+    /// A page that follows a key of `chain` and begins with the most of `rest`, as [`longest_beginning`] has it.
+    pub fn longest_beginning(&self, chain: &[PageKey], rest: &[u32]) -> Option<(PageKey, PageTokens, usize)> {
+        longest_beginning(self.pages.iter().map(|(key, (page, _))| (key, &page.tokens)), chain, rest)
     }
 
     /// Takes out a page.

@@ -57,3 +57,21 @@ impl PageKey {
 pub(crate) fn full_pages(tokens: &[u32]) -> impl ExactSizeIterator<Item = &PageTokens> {
     tokens.as_chunks::<TOKENS>().0.iter()
 }
+
+/// Of pages by key, one that follows a key of `chain` and begins with the most of `rest`: its key, its tokens, and how many of them
+/// those are, at least one and not all of a page.
+pub(crate) fn longest_beginning<'a>(
+    pages: impl Iterator<Item = (&'a PageKey, &'a PageTokens)>,
+    chain: &[PageKey],
+    rest: &[u32],
+) -> Option<(PageKey, PageTokens, usize)> {
+    let mut best: Option<(PageKey, PageTokens, usize)> = None;
+    for (key, tokens) in pages {
+        let count = tokens.iter().zip(rest).take_while(|(a, b)| a == b).count().min(TOKENS - 1);
+        // Comparing tokens is cheap; only the key tells what text stands before them.
+        if count > best.map_or(0, |(.., most)| most) && chain.iter().any(|last| last.next(tokens) == *key) {
+            best = Some((*key, *tokens, count));
+        }
+    }
+    best
+}

@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use super::disk::DiskTier;
 use super::host_tier::{HostPage, HostTier};
-use super::key::{PageKey, PageTokens, TOKENS, full_pages};
+use super::key::{PageKey, PageTokens, TOKENS, full_pages, longest_beginning};
 use super::pages::{PageError, PagePool, SequenceId};
 use super::prefix_tree::{Evicted, PrefixTree, Published};
 use super::salt::CacheSalt;
 use crate::device::{Device, DeviceError};
 use crate::serving::CachedTokens;
 
-/// Pages that are read from disk at once for a prompt.
-const READ_AHEAD: usize = 64;
+/// Pages that are read from disk at once for a prompt: enough for several threads, few enough that they are still in a cache when they
+/// are copied.
+const READ_AHEAD: usize = 16;
 
 /// Where prefixes are kept beside the device's pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,7 +241,14 @@ impl PrefixCache {
         path.iter().for_each(|page| pool.retain(*page));
         let mut sources = vec![None; path.len()];
         let restored = self.restore(pool, device, prompt, &own, &public, &mut path, &mut sources);
-        let opened = restored.and_then(|()| self.open_path(pool, device, prompt, &path));
+        let next = self.keys_before_next(prompt, (&own, &public), &path);
+        let restored = restored.and_then(|()| self.restore_beginning(pool, device, &path, &next));
+        let beginning = path.last().and_then(|last| self.tree.longest_beginning(*last, &next.0, next.1));
+        beginning.iter().for_each(|(page, _)| pool.retain(*page));
+        let opened = restored.and_then(|()| self.open_path(pool, device, prompt, (&path, beginning)));
+        if let Some((page, _)) = beginning {
+            pool.release(page);
+        }
         self.tree.touch(&path);
         path.iter().rev().for_each(|page| pool.release(*page));
         let (sequence, tokens) = opened?;
@@ -256,24 +264,93 @@ impl PrefixCache {
         Ok((sequence, count(tokens, &sources)))
     }
 
-    /// Opens a sequence over a path of pages; gives how many tokens it holds.
+    /// The keys that a page after the path may follow, and the tokens it would begin with: all but the prompt's last.
+    fn keys_before_next<'a>(
+        &self,
+        prompt: &'a [u32],
+        (own, public): (&[PageKey], &[PageKey]),
+        path: &[u32],
+    ) -> (Vec<PageKey>, &'a [u32]) {
+        let rest = prompt[path.len() * TOKENS..].split_last().map_or(&[][..], |(_, rest)| rest);
+        let Some((last, above)) = path.split_last() else { return (Vec::new(), rest) };
+        // Below a page of the tenant's own everything is its own.
+        let is_open = |key: &&PageKey| self.tree.content(*last).is_some_and(|(found, _)| found == *key);
+        let keys = [own.get(above.len()), public.get(above.len()).filter(is_open)];
+        (keys.into_iter().flatten().copied().collect(), rest)
+    }
+
+    /// Brings a page to the device that begins with more of a prompt's rest than those after the path there do.
+    fn restore_beginning(
+        &mut self,
+        pool: &mut PagePool,
+        device: &mut dyn Device,
+        path: &[u32],
+        (chain, rest): &(Vec<PageKey>, &[u32]),
+    ) -> Result<(), DeviceError> {
+        let Some(last) = path.last().copied().filter(|_| !rest.is_empty()) else { return Ok(()) };
+        let known = self.tree.longest_beginning(last, chain, rest).map_or(0, |(_, count)| count);
+        let Some((tokens, found)) = self.find_beginning(chain, rest, known) else { return Ok(()) };
+        self.make_room(pool, device, 1)?;
+        let Some(page) = pool.take() else { return Ok(()) };
+        let written = device.write_page(page, &found.bytes);
+        if written.is_ok() && self.tree.publish(pool, page, found.key, tokens, Some(last)) == Published::Added {
+            self.note_restored(found.key, &found);
+        }
+        // The tree holds it now, or nobody.
+        pool.release(page);
+        written
+    }
+
+    /// A page off the device that begins with more than `known` tokens of a prompt's rest.
+    fn find_beginning(&self, chain: &[PageKey], rest: &[u32], known: usize) -> Option<(PageTokens, Found)> {
+        let in_host = self.host().longest_beginning(chain, rest);
+        let baked = longest_beginning(self.baked.iter().map(|(key, page)| (key, &page.tokens)), chain, rest);
+        let on_disk = self.disk.as_ref().and_then(|disk| disk.longest_beginning(chain, rest));
+        let sources = [(Source::Host, in_host), (Source::Baked, baked), (Source::Disk, on_disk)];
+        let best = sources.into_iter().filter_map(|(source, page)| page.map(|page| (source, page)));
+        // Of equals the first: it is nearest.
+        let (source, (key, tokens, _)) =
+            best.filter(|(_, page)| page.2 > known).rev().max_by_key(|(_, page)| page.2)?;
+        let (bytes, is_kept) = match source {
+            Source::Host => self.host().get(&key, &tokens).map(|page| (page.bytes, page.on_disk))?,
+            Source::Baked => (self.baked.get(&key)?.bytes.clone(), true),
+            Source::Disk => (Arc::new(self.disk.as_ref()?.read(&key, &tokens)?), true),
+        };
+        Some((tokens, Found { key, bytes, source, on_disk: is_kept }))
+    }
+
+    /// Notes that a page found off the device is a node of the tree under `key`.
+    fn note_restored(&mut self, key: PageKey, found: &Found) {
+        if found.on_disk {
+            self.kept.insert(key);
+        } else {
+            self.queue(key);
+        }
+        if found.source == Source::Host {
+            self.host().take(&found.key);
+        }
+        self.stats.restored_pages += 1;
+    }
+
+    /// Opens a sequence over a path of pages and a copy of the beginning of one more; gives how many tokens it holds.
     fn open_path(
         &mut self,
         pool: &mut PagePool,
         device: &mut dyn Device,
         prompt: &[u32],
-        path: &[u32],
+        (path, beginning): (&[u32], Option<(u32, usize)>),
     ) -> Result<(SequenceId, usize), DeviceError> {
         let covers_all = !path.is_empty() && path.len() * TOKENS == prompt.len();
-        let (shared, partial) = match path.split_last() {
+        let (shared, wanted) = match path.split_last() {
             // A copy of the last page leaves one token to compute, not sixteen.
-            Some((last, before)) if covers_all => {
-                self.make_room(pool, device, 1)?;
-                (before, (pool.free_pages() > 0).then_some(*last))
-            }
-            _ => (path, None),
+            Some((last, before)) if covers_all => (before, Some((*last, TOKENS - 1))),
+            _ => (path, beginning),
         };
-        let tokens = shared.len() * TOKENS + if partial.is_some() { TOKENS - 1 } else { 0 };
+        if wanted.is_some() {
+            self.make_room(pool, device, 1)?;
+        }
+        let (partial, count) = wanted.filter(|_| pool.free_pages() > 0).unzip();
+        let tokens = shared.len() * TOKENS + count.unwrap_or(0);
         let opened = pool.open_with(shared, partial, tokens as u64);
         let (sequence, copy) = opened.map_err(page_error)?;
         if let Some(copy) = copy
@@ -317,15 +394,7 @@ impl PrefixCache {
                 pool.release(page);
                 return Ok(());
             }
-            if found.on_disk {
-                self.kept.insert(key);
-            } else {
-                self.queue(key);
-            }
-            if found.source == Source::Host {
-                self.host().take(&found.key);
-            }
-            self.stats.restored_pages += 1;
+            self.note_restored(key, &found);
             path.push(page);
             sources.push(Some(found.source));
         }
@@ -549,9 +618,10 @@ impl PrefixCache {
     }
 }
 
-/// Tokens by where their pages were; the device's are those of no other source.
+/// Tokens by where their pages were; the device's are those of no other source, among them the beginning of a page past the path.
 fn count(tokens: usize, sources: &[Option<Source>]) -> CachedTokens {
-    let mut cached = CachedTokens::default();
+    let mut cached =
+        CachedTokens { device: tokens.saturating_sub(sources.len() * TOKENS) as u64, ..Default::default() };
     for (i, source) in sources.iter().enumerate() {
         let of_page = tokens.saturating_sub(i * TOKENS).min(TOKENS) as u64;
         match source {

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
-use super::key::{PageKey, PageTokens, full_pages};
+use super::key::{self, PageKey, PageTokens, full_pages};
 use super::pages::PagePool;
 
 /// A page of the tree.
@@ -19,7 +19,7 @@ struct Node {
     tokens: PageTokens,
     /// `None` for the first page of a text.
     parent: Option<u32>,
-    children: u32,
+    children: Vec<u32>,
     /// Pages before it.
     depth: u32,
     last_use: u64,
@@ -113,6 +113,14 @@ impl PrefixTree {
         if private.len() >= open.len() { private } else { open }
     }
 
+    /// The page after a path's last one that begins with the most of `rest`, and how many tokens that is: at least one, and not
+    /// all of the page. Pages of other tenants are none, for they follow no key of `chain`: those of the path's text.
+    pub fn longest_beginning(&self, last: u32, chain: &[PageKey], rest: &[u32]) -> Option<(u32, usize)> {
+        let children = self.node(last)?.children.iter().filter_map(|page| self.content(*page));
+        let (key, _, count) = key::longest_beginning(children, chain, rest)?;
+        Some((self.page(&key)?, count))
+    }
+
     /// Notes that the nodes of a path, the first page of a text first, are used now. Other pages may follow them.
     pub fn touch(&mut self, path: &[u32]) {
         self.clock += 1;
@@ -139,7 +147,7 @@ impl PrefixTree {
         let depth = match parent.map(|p| self.nodes.get_mut(p as usize).and_then(Option::as_mut)) {
             None => 0,
             Some(Some(above)) => {
-                above.children += 1;
+                above.children.push(page);
                 above.depth + 1
             }
             Some(None) => return Published::Refused,
@@ -147,7 +155,8 @@ impl PrefixTree {
         pool.cache(page);
         self.index.insert(key, page);
         self.order.insert((self.clock, Reverse(depth), page));
-        self.nodes[page as usize] = Some(Node { key, tokens, parent, children: 0, depth, last_use: self.clock });
+        self.nodes[page as usize] =
+            Some(Node { key, tokens, parent, children: Vec::new(), depth, last_use: self.clock });
         Published::Added
     }
 
@@ -181,11 +190,11 @@ impl PrefixTree {
 
     /// Takes a leaf out of the tree; its page is free if nobody else holds it.
     pub fn evict(&mut self, pool: &mut PagePool, page: u32) -> Option<Evicted> {
-        let node = self.nodes.get_mut(page as usize)?.take_if(|n| n.children == 0)?;
+        let node = self.nodes.get_mut(page as usize)?.take_if(|n| n.children.is_empty())?;
         self.order.remove(&(node.last_use, Reverse(node.depth), page));
         self.index.remove(&node.key);
         if let Some(parent) = node.parent.and_then(|p| self.nodes[p as usize].as_mut()) {
-            parent.children -= 1;
+            parent.children.retain(|child| *child != page);
         }
         pool.uncache(page);
         Some(Evicted { page, key: node.key, tokens: node.tokens })
@@ -199,7 +208,7 @@ impl PrefixTree {
     pub(crate) fn check(&self, pool: &PagePool) {
         let nodes: Vec<(u32, &Node)> = (0..).zip(&self.nodes).filter_map(|(p, n)| n.as_ref().map(|n| (p, n))).collect();
         assert_eq!((nodes.len(), nodes.len()), (self.index.len(), self.order.len()));
-        let mut children: HashMap<u32, u32> = HashMap::new();
+        let mut children: HashMap<u32, BTreeSet<u32>> = HashMap::new();
         for (page, node) in &nodes {
             assert_eq!(self.index.get(&node.key), Some(page));
             assert!(self.order.contains(&(node.last_use, Reverse(node.depth), *page)));
@@ -208,7 +217,7 @@ impl PrefixTree {
                 assert_eq!(node.depth, 0);
                 continue;
             };
-            *children.entry(parent).or_default() += 1;
+            children.entry(parent).or_default().insert(*page);
             let above = self.node(parent).expect("a node's parent is in the tree");
             assert_eq!(above.depth + 1, node.depth);
             // Leaves first: whatever is evictable is used no later than what is above it.
@@ -217,6 +226,10 @@ impl PrefixTree {
             }
             assert!(pool.references(*page) == 1 || pool.references(parent) > 1, "a page in use below an unused one");
         }
-        nodes.iter().for_each(|(page, n)| assert_eq!(n.children, children.get(page).copied().unwrap_or(0)));
+        for (page, node) in &nodes {
+            let listed: BTreeSet<u32> = node.children.iter().copied().collect();
+            assert_eq!(listed.len(), node.children.len());
+            assert_eq!(listed, children.remove(page).unwrap_or_default());
+        }
     }
 }

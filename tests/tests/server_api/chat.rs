@@ -158,7 +158,6 @@ fn a_prompt_is_cached_for_those_who_share_its_salt() {
     assert_eq!(cached(&cold), 0);
     let prompt = warm["usage"]["prompt_tokens"].as_u64().expect("a count");
     assert!(cached(&warm) >= prompt - 17 && cached(&warm) < prompt, "{} of {prompt}", cached(&warm));
-    assert_eq!(cached(&warm) % 16, 0);
     assert_eq!(warm["timings"]["cache_n"], warm["usage"]["prompt_tokens_details"]["cached_tokens"]);
     assert_eq!(contents(&cold), contents(&warm));
     let other = ok(PATH, &body(json!({"cache_salt": "other"})));

@@ -63,7 +63,7 @@ const MAX_HEADS: usize = 16;
 const MIN_BLOCKS: usize = 8;
 
 /// Rows from which on keys and values are widened once for all of them.
-const STAGED_ROWS: usize = 12;
+const STAGED_ROWS: usize = 40;
 
 /// Blocks of the launch's grid.
 pub fn blocks(params: &AttentionParams) -> usize {
@@ -210,14 +210,14 @@ struct Tile {
 }
 
 impl Tile {
-    /// The tile from `token` on of a block of the grid, which ends before the token `end`.
+    /// The tile from `token` on, which ends before the token `end`, of the query heads of a column of the grid.
     ///
     /// # Safety
-    /// The tokens are of the launch, and `block` of its grid.
+    /// The tokens are of the launch, and the column of its grid.
     #[inline(always)]
-    unsafe fn new(p: &AttentionParams, block: usize, token: usize, end: usize) -> Tile {
+    unsafe fn new(p: &AttentionParams, column: usize, token: usize, end: usize) -> Tile {
         let (parts, most) = (parts(p), part_heads(p));
-        let (kv_head, part) = (block / parts % p.kv_heads as usize, block % parts);
+        let (kv_head, part) = (column / parts, column % parts);
         // SAFETY: the token is of the launch.
         let (tokens, position) = unsafe { (run_length(p, token, end), *p.positions.add(token) as usize) };
         Tile {
@@ -269,13 +269,15 @@ impl<T: KvElement> Body for Attention<T> {
         // SAFETY: the caller passes this kernel's parameters, valid for the extents they state, and its scratch memory.
         unsafe {
             let p = &*params.cast::<AttentionParams>();
-            let (columns, tokens) = (p.kv_heads as usize * parts(p), tile_tokens(p));
+            let (most, tokens) = (p.tokens as usize, tile_tokens(p));
+            let tiles = most.div_ceil(tokens);
             let workspace = Workspace::new(p, scratch);
             for block in blocks.start..blocks.end.min(self::blocks(p)) {
-                let mut token = block / columns * tokens;
-                let end = (token + tokens).min(p.tokens as usize);
+                // Neighbouring blocks share keys and values, which are then still in a cache.
+                let (column, mut token) = (block / tiles, block % tiles * tokens);
+                let end = (token + tokens).min(most);
                 while token < end {
-                    let tile = Tile::new(p, block, token, end);
+                    let tile = Tile::new(p, column, token, end);
                     attend::<T, S>(p, &tile, &workspace);
                     token += tile.tokens;
                 }

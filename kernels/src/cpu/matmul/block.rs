@@ -313,7 +313,8 @@ impl<K: Product> Column<'_, K> {
                 // SAFETY: the panels exist; panels of weights follow each other. There is room for T · P sums of each matrix.
                 unsafe {
                     let start = matrix.add(panel * self.panel_bytes);
-                    let tile = K::tile::<S, T, P>(Panel { start, cols: self.cols }, self.panel_bytes, self.x);
+                    let tile =
+                        K::tile::<S, T, P>(Panel { start, cols: self.cols }, self.panel_bytes, self.x, self.first == 0);
                     for (p, tile) in tile.iter().enumerate() {
                         if let Sink::Store { out, bias, rows, pairs } = self.sink {
                             self.store::<S, T>(tile, (*out, *bias, *rows), pairs, (panel + p) * LANES);

@@ -44,11 +44,13 @@ pub(crate) trait Product {
     /// Copies a row of activations to every `stride`-th record from `to` on.
     unsafe fn stage<S: Simd>(row: *const u8, cols: usize, to: *mut Self::Activation, stride: usize);
 
-    /// The products of `T` tokens, `x[group][token]`, with `P` panels `panel_bytes` apart from each other.
+    /// The products of `T` tokens, `x[group][token]`, with `P` panels `panel_bytes` apart from each other; `is_fresh` unless
+    /// other tokens have just met these panels.
     unsafe fn tile<S: Simd, const T: usize, const P: usize>(
         first: Panel,
         panel_bytes: usize,
         x: *const Self::Activation,
+        is_fresh: bool,
     ) -> [[S::F; T]; P];
 }
 
@@ -79,6 +81,7 @@ impl<W: Columns> Product for FloatProduct<W> {
         first: Panel,
         panel_bytes: usize,
         x: *const Numbers,
+        _: bool,
     ) -> [[S::F; T]; P] {
         // SAFETY: `first` and the `P - 1` panels behind it are whole, `x` has `T` records a group.
         unsafe {
@@ -183,6 +186,7 @@ impl<P: Planes, C: Scales, N: Code> Product for IntegerProduct<Quantised<P, C, N
         first: Panel,
         panel_bytes: usize,
         x: *const Integers,
+        is_fresh: bool,
     ) -> [[S::F; T]; M] {
         // SAFETY: `first` and the `M - 1` panels behind it are whole, `x` has `T` records a group.
         unsafe {
@@ -192,12 +196,14 @@ impl<P: Planes, C: Scales, N: Code> Product for IntegerProduct<Quantised<P, C, N
                 for (n, acc) in acc.iter_mut().enumerate() {
                     let panel = Panel { start: first.start.add(n * panel_bytes), cols: first.cols };
                     let planes = panel.start.add(group * P::BYTES);
-                    for line in 0..P::BYTES / 64 {
-                        S::prefetch(planes.wrapping_add(PREFETCH + 64 * line));
-                    }
                     let scales = Self::Weights::scale_region(panel);
-                    // Scales are asked for a panel ahead: they lie behind all planes.
-                    S::prefetch(scales.wrapping_add(panel_bytes + C::bytes(BLOCK_GROUPS) / BLOCK_GROUPS * group));
+                    if is_fresh {
+                        for line in 0..P::BYTES / 64 {
+                            S::prefetch(planes.wrapping_add(PREFETCH + 64 * line));
+                        }
+                        // Scales are asked for a panel ahead: they lie behind all planes.
+                        S::prefetch(scales.wrapping_add(panel_bytes + C::bytes(BLOCK_GROUPS) / BLOCK_GROUPS * group));
+                    }
                     let mut codes = [S::splat_i32(0); CHUNKS];
                     for (chunk, codes) in codes.iter_mut().enumerate() {
                         *codes = P::chunk::<S>(planes, chunk);

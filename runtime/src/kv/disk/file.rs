@@ -30,9 +30,16 @@ pub(super) fn header(key: &PageKey, tokens: &PageTokens, bytes: &[u8]) -> [u8; H
 
 /// The tokens of a file's page, given its first [`HEADER`] bytes and the rest, if it is that of `key` and unharmed.
 pub(super) fn tokens_of(head: &[u8; HEADER], bytes: &[u8], key: &PageKey) -> Option<PageTokens> {
-    let known = head[..16] == *MAGIC && head[16..48] == *key.as_bytes();
     let length = head[HASHED - 8..HASHED] == (bytes.len() as u64).to_le_bytes();
-    if !known || !length || *content_hash(&head[..HASHED], bytes).as_bytes() != head[HASHED..] {
+    if !length || *content_hash(&head[..HASHED], bytes).as_bytes() != head[HASHED..] {
+        return None;
+    }
+    claimed_tokens(head, key)
+}
+
+/// The tokens that a header of the page of `key` names, not compared with its hash.
+pub(super) fn claimed_tokens(head: &[u8; HEADER], key: &PageKey) -> Option<PageTokens> {
+    if head[..16] != *MAGIC || head[16..48] != *key.as_bytes() {
         return None;
     }
     let words = head[48..48 + 4 * TOKENS].as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w));

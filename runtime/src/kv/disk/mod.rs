@@ -9,15 +9,16 @@ mod file;
 mod store;
 mod writer;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::host_tier::{HostPage, HostTier};
-use super::key::{PageKey, PageTokens};
+use super::key::{PageKey, PageTokens, longest_beginning};
 use store::Store;
 use writer::{Job, Writer};
 
@@ -30,6 +31,8 @@ const READERS: usize = 4;
 /// The tier.
 pub(crate) struct DiskTier {
     store: Store,
+    /// The tokens of the pages that are there, as far as they have been looked at; some may be gone.
+    known: Arc<Mutex<HashMap<PageKey, PageTokens>>>,
     writer: Writer,
     stop: Arc<AtomicBool>,
     warming: Option<JoinHandle<()>>,
@@ -51,10 +54,11 @@ impl DiskTier {
         let store = Store::open(root, identity, page_bytes)?;
         let writer = Writer::start(store.clone(), limit)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (from, told) = (store.clone(), stop.clone());
-        let warm = move || warm(&from, &host, &told);
+        let known = Arc::new(Mutex::new(HashMap::new()));
+        let (from, told, found) = (store.clone(), stop.clone(), known.clone());
+        let warm = move || warm(&from, &host, &found, &told);
         let warming = Some(std::thread::Builder::new().name("kv-warm".into()).spawn(warm)?);
-        Ok(DiskTier { store, writer, stop, warming })
+        Ok(DiskTier { store, known, writer, stop, warming })
     }
 
     /// Reads the page of a key, if there is one with these tokens.
@@ -76,6 +80,11 @@ impl DiskTier {
         parts.into_iter().flatten().map_while(|page| page).collect()
     }
 
+    /// A page that follows a key of `chain` and begins with the most of `rest`, as [`longest_beginning`] has it.
+    pub fn longest_beginning(&self, chain: &[PageKey], rest: &[u32]) -> Option<(PageKey, PageTokens, usize)> {
+        longest_beginning(lock(&self.known).iter(), chain, rest)
+    }
+
     /// Whether the writer's queue has room for a page.
     pub fn has_room(&self) -> bool {
         self.writer.has_room(self.store.file_bytes())
@@ -83,7 +92,11 @@ impl DiskTier {
 
     /// Hands a page to the writer; false if its queue is full.
     pub fn write(&self, key: PageKey, tokens: PageTokens, bytes: Arc<Vec<u8>>) -> bool {
-        self.writer.push(Job::Write { key, tokens, bytes })
+        let taken = self.writer.push(Job::Write { key, tokens, bytes });
+        if taken {
+            lock(&self.known).insert(key, tokens);
+        }
+        taken
     }
 
     /// Notes that pages were used, unless the queue is full.
@@ -121,16 +134,23 @@ impl Drop for DiskTier {
     }
 }
 
-/// Reads the most recently used pages into the host tier until it is full.
-fn warm(store: &Store, host: &Mutex<HostTier>, stop: &AtomicBool) {
+/// Reads the most recently used pages into the host tier until it is full, and of the others their tokens.
+fn warm(store: &Store, host: &Mutex<HostTier>, known: &Mutex<HashMap<PageKey, PageTokens>>, stop: &AtomicBool) {
+    let mut has_room = true;
     for key in store.recent() {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let Some((tokens, bytes)) = store.read(&key) else { continue };
-        let page = HostPage { tokens, bytes: Arc::new(bytes), on_disk: true };
-        if !host.lock().unwrap_or_else(PoisonError::into_inner).insert_found(key, page) {
-            return;
+        if has_room {
+            let Some((tokens, bytes)) = store.read(&key) else { continue };
+            lock(known).insert(key, tokens);
+            has_room = lock(host).insert_found(key, HostPage { tokens, bytes: Arc::new(bytes), on_disk: true });
+        } else if let Some(tokens) = store.read_tokens(&key) {
+            lock(known).insert(key, tokens);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

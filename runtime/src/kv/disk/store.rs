@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::super::key::{PageKey, PageTokens};
-use super::file::{HEADER, header, tokens_of};
+use super::file::{HEADER, claimed_tokens, header, tokens_of};
 
 /// Ending of a page's file.
 const EXTENSION: &str = "kv";
@@ -151,14 +151,24 @@ impl Store {
         page
     }
 
+    /// What the header of a page's file says of its tokens; whether the file is whole shows when it is read.
+    pub fn read_tokens(&self, key: &PageKey) -> Option<PageTokens> {
+        let mut head = [0; HEADER];
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(self.path(key)).ok()?;
+        file.read_exact(&mut head).ok()?;
+        claimed_tokens(&head, key)
+    }
+
     fn read_open(&self, file: &mut File, key: &PageKey) -> Option<(PageTokens, Vec<u8>)> {
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.len() != self.file_bytes() {
             return None;
         }
-        let (mut head, mut bytes) = ([0; HEADER], vec![0; self.page_bytes]);
+        let (mut head, mut bytes) = ([0; HEADER], Vec::with_capacity(self.page_bytes));
         file.read_exact(&mut head).ok()?;
-        file.read_exact(&mut bytes).ok()?;
+        // Memory that is read into need not be zeroed before; a short page has another hash.
+        file.take(self.page_bytes as u64).read_to_end(&mut bytes).ok()?;
         Some((tokens_of(&head, &bytes, key)?, bytes))
     }
 
