@@ -235,7 +235,11 @@ fn an_artifact_for_a_gpu_runs_on_the_processor() {
     assert_eq!(manifest["target"], "sm_90");
     assert_eq!(manifest["activations"], "f16");
     assert_eq!(greedy(&artifact), greedy(&compiled(folder.path())));
-    assert_fails(&["run", text(&artifact), "-p", "x", "--device", "cuda"], &["cuda", "sm_90"]);
+    let doctor = moesaic(&["doctor", "--json"]).stdout;
+    let machine: serde_json::Value = serde_json::from_slice(&doctor).unwrap();
+    if machine["gpus"].as_array().unwrap().is_empty() {
+        assert_fails(&["run", text(&artifact), "-p", "x", "--device", "cuda"], &["CUDA", "--device cpu"]);
+    }
 }
 
 /// The cost of a bucket as `inspect` prints it.
