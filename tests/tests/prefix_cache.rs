@@ -110,7 +110,9 @@ fn logits_have_the_same_bits_from_every_tier() {
         // a page that was not full.
         for (kv_tokens, device, host) in [(256, 70, 0), (112, 54, 16)] {
             let (cached, rows) = ask(&mut cached_engine(&baked, kv_tokens, &memory_only(0)), &prompt, 9);
-            assert_eq!(cached, CachedTokens { device, host, disk: 0 }, "{name}");
+            // The page is filled up with a token that the prompt may happen to go on with.
+            assert!((device..device + 3).contains(&cached.device), "{name}: {cached:?}");
+            assert_eq!((cached.host, cached.disk), (host, 0), "{name}");
             assert_tail(&whole, &rows, &format!("{name}, baked"));
         }
     }
@@ -246,10 +248,10 @@ fn damaged_baked_prompts_are_refused() {
     let (name, manifest) = ("prefixes/0.safetensors", fs::read_to_string(path.join("manifest.json")).unwrap());
     let whole = fs::read(path.join(name)).unwrap();
     for (from, to) in [
-        ("\"tokens\": 96", "\"tokens\": 95"),
-        ("\"tokens\": 96", "\"tokens\": 0"),
-        ("\"tokens\": 96", "\"tokens\": 112"),
-        ("\"tokens\": 96", "\"tokens\": 80"),
+        ("\"tokens\": 112", "\"tokens\": 111"),
+        ("\"tokens\": 112", "\"tokens\": 0"),
+        ("\"tokens\": 112", "\"tokens\": 128"),
+        ("\"tokens\": 112", "\"tokens\": 96"),
         ("\"rope_table\": 0", "\"rope_table\": 7"),
         ("\"rope_table\": 0", "\"rope_table\": -1"),
         ("\"file\": \"prefixes/0.safetensors\"", "\"file\": \"../0.safetensors\""),
