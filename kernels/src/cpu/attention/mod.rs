@@ -62,8 +62,8 @@ const MAX_HEADS: usize = 16;
 /// Blocks a step is cut into before tiles grow, so that many threads find work.
 const MIN_BLOCKS: usize = 8;
 
-/// Rows from which on keys and values are widened once for all of them.
-const STAGED_ROWS: usize = 40;
+/// Register tiles of rows that widen keys and values for themselves; where there are more, they are widened once for all.
+const WIDENING_TILES: usize = 2;
 
 /// Blocks of the launch's grid.
 pub fn blocks(params: &AttentionParams) -> usize {
@@ -315,13 +315,13 @@ unsafe fn attend<T: KvElement, S: Simd>(p: &AttentionParams, tile: &Tile, w: &Wo
     unsafe {
         let table = p.page_table.add(*p.sequences.add(tile.token) as usize * p.page_table_stride as usize);
         let (first, last) = (tile.sees(0).start, tile.position + tile.tokens - 1);
-        let staged = tile.latent || tile.rows() >= STAGED_ROWS || tile.dim != tile.stride;
+        let staged = tile.latent || tile.rows() > WIDENING_TILES * tile::widest::<S>() || tile.dim != tile.stride;
         let columns =
             |chunk: usize| (chunk * CHUNK_PAGES).max(first / PAGE)..((chunk + 1) * CHUNK_PAGES).min(last / PAGE + 1);
         start::<S>(p, tile, w);
         for chunk in first / CHUNK..=last / CHUNK {
             let loaded = load::<T, S>(p, tile, table, columns(chunk), w.scales);
-            // Pages lie anywhere: what the processor foresees by itself ends with each. Many rows are long enough at one chunk.
+            // Pages lie anywhere: what the processor foresees by itself ends with each. Many rows take long enough for one chunk.
             if !staged && chunk < last / CHUNK {
                 locate::<T>(p, tile, table, columns(chunk + 1), w.scales).prefetch::<S>(tile.dim);
             }

@@ -14,10 +14,16 @@ use crate::cpu::simd::{LANES, Simd};
 /// Most rows of a register tile.
 pub(super) const MAX_WIDTH: usize = 16;
 
+/// Most rows of a register tile of `S`.
+#[inline(always)]
+pub(super) const fn widest<S: Simd>() -> usize {
+    const { S::TILES[S::TILES.len() - 1] }
+}
+
 /// Rows of the next register tile of `left` rows: among 1, 2, 3, 4, 6, 8 and 16, as the registers of `S` allow.
 #[inline(always)]
 pub(super) fn width<S: Simd>(left: usize) -> usize {
-    let most = S::TILES[S::TILES.len() - 1];
+    let most = widest::<S>();
     match left {
         16.. if most >= 16 => 16,
         8.. if most >= 8 => 8,
