@@ -58,12 +58,12 @@ KERNEL(combine_down_few, CombineDownParams, 256, Occupancy::FEW) {
 struct Results {
   static constexpr u32 BLOCK_ROWS = 16 * SLICES;
 
-  float *first;
+  float *out;
   u32 *counters;
   u32 row_blocks;
 
   __device__ __forceinline__ Results(const GroupedProduct &product, u8 *workspace)
-      : first((float *)product.space(workspace).rest), counters((u32 *)(first + (u64)product.pairs.count() * product.rows)),
+      : out((float *)product.space(workspace).rest), counters((u32 *)(out + (u64)product.pairs.count() * product.rows)),
         row_blocks((product.rows + BLOCK_ROWS - 1) / BLOCK_ROWS) {}
 
   /// Ends the tokens of which this block brought the last result. Half the block has a token.
@@ -73,7 +73,7 @@ struct Results {
     const u32 row = blockIdx.y * BLOCK_ROWS + threadIdx.x % BLOCK_ROWS;
     for (u32 i = threadIdx.x / BLOCK_ROWS; i < mine.count; i += 32 * SLICES / BLOCK_ROWS) {
       if (!last[i]) continue;
-      const float *y = first + token(i) * p.slots * p.rows + row;
+      const float *y = out + token(i) * p.slots * p.rows + row;
       const float *weights = p.weights + token(i) * p.slots;
       const float sum = row < p.rows ? weighed_sum(weights, p.slots, [&](u32 slot) { return __ldcg(y + (u64)slot * p.rows); }) : 0.0f;
       end_of(p, token(i)).add(sum, row);
@@ -93,8 +93,8 @@ KERNEL(combine_down_prepare, CombineDownParams, 256) {
 template <u32 N_TILES> static __device__ __forceinline__ void multiply_many(const CombineDownParams &p, u8 *memory, u8 *workspace) {
   __shared__ bool last[8 * N_TILES];
   const GroupedProduct product = product_of(p);
-  const Results results(product, workspace);
-  product.many<N_TILES>(memory, workspace, results.first, [&](const auto &mine) { results.end(p, mine, last); });
+  product.many<N_TILES>(memory, workspace, [&] { return Results(product.anew(), anew(workspace)); },
+                        [&](const Results &results, const auto &mine) { results.end(p, mine, last); });
 }
 
 KERNEL(combine_down_many, CombineDownParams, 256, Occupancy::MANY) {

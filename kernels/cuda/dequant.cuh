@@ -76,6 +76,13 @@ struct SharedLoad {
   static __device__ __forceinline__ u32 scale2(const u8 *p) { return *(const u16 *)p; }
 };
 
+/// A number of which the compiler knows nothing. Where it knew the low bits to be zeros it would or each offset in and keep every sum in a register,
+/// instead of in the instructions that load.
+__device__ __forceinline__ u32 opaque(u32 v) {
+  asm("" : "+r"(v));
+  return v;
+}
+
 /// (a & mask) | bits in one instruction: lop3 table 0xea.
 __device__ __forceinline__ u32 and_or(u32 a, u32 mask, u32 bits) {
   u32 r;
@@ -266,8 +273,9 @@ template <u32 WORDS> struct SuperBlocks : Plain {
   template <class Load> static __device__ __forceinline__ void load_scales(Scales &s, const u8 *unit, u32 g) {
     s.d = Load::scale4(unit + 4 * g);
     s.dmin = Load::scale4(unit + 32 + 4 * g);
+    const u32 row = opaque(2 * g);
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) s.six[i] = Load::scale2(unit + 64 + 32 * i + 2 * g) | Load::scale2(unit + 80 + 32 * i + 2 * g) << 16;
+    for (u32 i = 0; i < 8; i++) s.six[i] = Load::scale2(unit + 64 + 32 * i + row) | Load::scale2(unit + 80 + 32 * i + row) << 16;
   }
   static __device__ __forceinline__ void fragment(const u32 (&w)[WORDS], u32 tile, const Scales &, u32, u32 (&a)[1][4]) {
     if constexpr (WORDS == 5)
@@ -409,8 +417,9 @@ template <> struct Dequant<formats::q6_k> : dequant::Plain {
   }
   template <class Load> static __device__ __forceinline__ void load_scales(Scales &s, const u8 *unit, u32 g) {
     s.d = Load::scale4(unit + 4 * g);
+    const u32 row = opaque(2 * g);
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) s.eight[i] = Load::scale2(unit + 32 + 32 * i + 2 * g) | Load::scale2(unit + 48 + 32 * i + 2 * g) << 16;
+    for (u32 i = 0; i < 8; i++) s.eight[i] = Load::scale2(unit + 32 + 32 * i + row) | Load::scale2(unit + 48 + 32 * i + row) << 16;
   }
   static __device__ __forceinline__ void fragment(const u32 (&w)[6], u32 tile, const Scales &, u32, u32 (&a)[1][4]) {
     dequant::wide_nibbles<3, 2>(w[tile], w[4 + tile / 2] >> (8 * (tile % 2)), 32, a[0]);

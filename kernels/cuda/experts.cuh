@@ -18,13 +18,25 @@
 #endif
 
 /// Blocks an SM that entries are compiled for, 0 as the compiler likes: found by looking for spills, which it makes for one block more of some formats.
+/// Formats of long units are best left to it: told that one block will do, it begins so much at once that all 255 registers are not enough.
 struct Occupancy {
   typedef Dequant<WEIGHT> D;
   static constexpr bool SUPER = D::UNIT_CHUNKS >= 4, MANY_SCALES = D::GROUP_TILES == 2 || D::HAS_MINIMUM;
   static constexpr bool ZEROED = D::UNIT_SCALE_BYTES > 0 && D::UNIT_SCALE_BYTES % 48 == 0;
   static constexpr u32 FEW = SUPER ? 1 : MANY_SCALES || ZEROED || D::CODE_WORDS > 4 ? 2 : 3;
-  static constexpr u32 NARROW = SUPER && __CUDA_ARCH__ < 900 ? 0 : SUPER || D::HAS_MINIMUM ? 1 : 2, MANY = SUPER && D::HAS_MINIMUM ? 0 : 1;
+  static constexpr u32 NARROW = SUPER ? 0 : D::HAS_MINIMUM ? 1 : 2, MANY = SUPER ? 0 : 1;
 };
+
+/// A number or an address that the compiler cannot know to be the same as before: what is made of it is made anew. What ends a block of many tokens is
+/// made so, and what its tile is stands in shared memory: else registers keep all of it while the block multiplies, and spill it there.
+__device__ __forceinline__ u32 anew(u32 v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+__device__ __forceinline__ u8 *anew(u8 *p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
 
 /// Pairs of token and slot, pair = token * slots + slot, and the matrix each meets.
 struct Pairs {
@@ -32,6 +44,7 @@ struct Pairs {
   u32 tokens, slots, matrices;
 
   __device__ __forceinline__ u32 count() const { return tokens * slots; }
+  __device__ __forceinline__ Pairs anew() const { return Pairs{experts, ::anew(tokens), slots, matrices}; }
   /// At least `matrices` where there is none of the expert's number.
   __device__ __forceinline__ u32 matrix(u32 pair) const { return experts ? (u32)experts[pair] : pair % slots; }
 };
@@ -179,10 +192,16 @@ struct PairSort {
 
 /// The tile of tokens a block of the many-token path has: `pairs` in shared memory, repeated past `count`.
 template <u32 TOKENS> struct BlockPairs {
+  /// Words in shared memory: pairs, then matrix and count.
+  static constexpr u32 WORDS = TOKENS + 2;
+
   u32 matrix, count;
   u32 *pairs;
 
-  /// Of tile `index`; count is 0 past the last. `shared` holds TOKENS words. Ends with a barrier.
+  /// The tile that `shared` has.
+  __device__ __forceinline__ explicit BlockPairs(u32 *shared) : matrix(shared[TOKENS]), count(shared[TOKENS + 1]), pairs(shared) {}
+
+  /// Of tile `index`; count is 0 past the last. `shared` holds WORDS words. Ends with a barrier.
   __device__ __forceinline__ BlockPairs(const Pairs &all, const TileList &list, u32 index, u32 *shared) : matrix(0), count(0), pairs(shared) {
     if (!all.experts) {
       const u32 per_slot = (all.tokens + TOKENS - 1) / TOKENS, slot = index / per_slot, first = index % per_slot * TOKENS;
@@ -193,6 +212,7 @@ template <u32 TOKENS> struct BlockPairs {
       matrix = tile.x, count = tile.z;
       if (threadIdx.x < TOKENS) pairs[threadIdx.x] = list.sorted[tile.y + min(threadIdx.x, count - 1)];
     }
+    if (threadIdx.x == 0) shared[TOKENS] = matrix, shared[TOKENS + 1] = count;
     __syncthreads();
   }
 };

@@ -38,6 +38,11 @@ struct GateUp {
 
   __device__ __forceinline__ ExpertsWorkspace space(u8 *workspace) const { return ExpertsWorkspace(workspace, pairs, x_rows(), p.cols); }
 
+  __device__ __forceinline__ ExpertsWorkspace space_anew(u8 *workspace) const {
+    const Pairs pairs = this->pairs.anew();
+    return ExpertsWorkspace(anew(workspace), pairs, row_of.count(pairs), anew(p.cols));
+  }
+
   __device__ __forceinline__ void sort(const ExpertsWorkspace &space, u8 *shared) const {
     PairSort(pairs, space.list(), tile_tokens(pairs), (u32 *)shared).run();
   }
@@ -128,8 +133,11 @@ KERNEL(gate_up_few, GateUpParams, 256, Occupancy::FEW) {
   }
 }
 
+/// Blocks an SM where the launch selects experts: on sm_120 the compiler would go for six, and spill for q6_k.
+constexpr u32 PREPARE_BLOCKS = ROUTING == 2 && Occupancy::SUPER && __CUDA_ARCH__ >= 1200 ? 4 : 0;
+
 /// Blocks: rows of x, then one a token to select its experts, of which the last to end sorts them, or one that sorts given ones.
-KERNEL(gate_up_prepare, GateUpParams, 256) {
+KERNEL(gate_up_prepare, GateUpParams, 256, PREPARE_BLOCKS) {
   extern __shared__ __align__(128) u8 memory[];
   const GateUp launch(p);
   const ExpertsWorkspace space = launch.space(workspace);
@@ -150,30 +158,35 @@ KERNEL(gate_up_prepare, GateUpParams, 256) {
 /// Blocks of x: tiles of tokens; of y: four row tiles, whose gates are of the first four warps.
 template <u32 N_TILES> static __device__ __forceinline__ void multiply_many(const GateUp &launch, u8 *memory, u8 *workspace) {
   typedef Gemm<WEIGHT, PARTS, N_TILES> Block;
-  __shared__ u32 pairs[Block::TOKENS];
+  typedef BlockPairs<Block::TOKENS> Mine;
+  __shared__ u32 pairs[Mine::WORDS];
   __shared__ float scales[Block::TOKENS];
   const GateUpParams &p = launch.p;
-  const u32 warp = threadIdx.x / 32, tile = blockIdx.y * (Block::WARPS / 2) + warp % 4;
+  const u32 warp = threadIdx.x / 32;
   const ExpertsWorkspace space = launch.space(workspace);
   wait_for_inputs();
-  const BlockPairs<Block::TOKENS> mine(launch.pairs, space.list(), blockIdx.x, pairs);
-  if (mine.count == 0) return;
-  const bool exists = mine.matrix < p.matrices;
-  if (exists) {
-    const u8 *weights = launch.row_tile(warp / 4, mine.matrix, min(tile, launch.row_tiles() - 1));
+  const Mine found(launch.pairs, space.list(), blockIdx.x, pairs);
+  if (found.count == 0) return;
+  if (found.matrix < p.matrices) {
+    const u32 tile = blockIdx.y * (Block::WARPS / 2) + warp % 4;
+    const u8 *weights = launch.row_tile(warp / 4, found.matrix, min(tile, launch.row_tiles() - 1));
     float total[N_TILES][4];
     Block::run(memory, weights, p.cols, [&](u32 t) { return space.rows.row(launch.row_of(pairs[t])); }, total);
-    Block::keep(memory, total, [&](u32 t) { return space.rows.factors[launch.row_of(pairs[t])]; });
+    const float *factors = launch.space_anew(workspace).rows.factors;
+    Block::keep(memory, total, [&](u32 t) { return factors[launch.row_of(pairs[t])]; });
   }
   let_next_start();
+  const Mine mine(pairs);
+  const bool exists = mine.matrix < p.matrices;
   for (u32 t = threadIdx.x / 16; t < Block::TOKENS; t += 16) {
     const float scale = launch.token_scale(pairs[t] / p.slots);
     if (threadIdx.x % 16 == 0) scales[t] = scale;
   }
   __syncthreads();
   const float *gates = Block::sums(memory, warp % 4), *ups = Block::sums(memory, warp % 4 + 4);
+  const u32 row = (anew(blockIdx.y) * (Block::WARPS / 2) + warp % 4) * 16 + threadIdx.x % 16;
   for (u32 step = warp / 4; step < Block::TOKENS / 2; step += 2) {
-    const u32 t = Block::walk_token(step), row = tile * 16 + threadIdx.x % 16, at = t * Block::PITCH + threadIdx.x % 16;
+    const u32 t = Block::walk_token(step), at = t * Block::PITCH + threadIdx.x % 16;
     if (t < mine.count && row < p.rows)
       launch.finish(exists ? gates[at] : 0.0f, exists ? ups[at] : 0.0f, scales[t], mine.matrix, pairs[t], row);
   }

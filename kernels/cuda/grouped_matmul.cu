@@ -45,12 +45,17 @@ KERNEL(grouped_matmul_prepare, GroupedMatmulParams, 256) {
   product_of(p).prepare(memory, workspace);
 }
 
+/// Where products go.
+struct Results {
+  float *out;
+};
+
 KERNEL(grouped_matmul_many, GroupedMatmulParams, 256, Occupancy::MANY) {
   extern __shared__ __align__(128) u8 memory[];
-  product_of(p).many<token_tiles<WEIGHT, PARTS>()>(memory, workspace, p.out, [](const auto &) {});
+  product_of(p).many<token_tiles<WEIGHT, PARTS>()>(memory, workspace, [&] { return Results{p.out}; }, [](const Results &, const auto &) {});
 }
 
 KERNEL(grouped_matmul_narrow, GroupedMatmulParams, 256, Occupancy::NARROW) {
   extern __shared__ __align__(128) u8 memory[];
-  product_of(p).many<NARROW_TOKENS / 8>(memory, workspace, p.out, [](const auto &) {});
+  product_of(p).many<NARROW_TOKENS / 8>(memory, workspace, [&] { return Results{p.out}; }, [](const Results &, const auto &) {});
 }

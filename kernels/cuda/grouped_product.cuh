@@ -12,6 +12,11 @@ struct GroupedProduct {
   const float *bias;  // [matrices, rows], nullable
   u32 rows;
 
+  __device__ __forceinline__ GroupedProduct anew() const {
+    const Source x = {source.x, source.weight, source.bias, ::anew(source.cols), source.norm, source.eps};
+    return GroupedProduct{pairs.anew(), row_of, x, w, bias, rows};
+  }
+
   __device__ __forceinline__ u32 row_tiles() const { return (rows + 15) / 16; }
 
   /// Row tile `tile` of a matrix.
@@ -41,29 +46,37 @@ struct GroupedProduct {
     let_next_start();
   }
 
-  /// Multiplies a tile of tokens (blockIdx.x) by eight row tiles (blockIdx.y): out[pair, row]. Then end(the block's pairs), by the whole block.
-  template <u32 N_TILES, class End> __device__ __forceinline__ void many(u8 *memory, u8 *workspace, float *out, const End &end) const {
+  /// Multiplies a tile of tokens (blockIdx.x) by eight row tiles (blockIdx.y): results_of().out[pair, row]. Then end(the results, the block's pairs), by
+  /// the whole block. results_of is called once the products are there.
+  template <u32 N_TILES, class ResultsOf, class End>
+  __device__ __forceinline__ void many(u8 *memory, u8 *workspace, const ResultsOf &results_of, const End &end) const {
     typedef Gemm<WEIGHT, PARTS, N_TILES> Block;
-    __shared__ u32 list[Block::TOKENS];
-    const u32 warp = threadIdx.x / 32, tile = blockIdx.y * Block::WARPS + warp;
+    typedef BlockPairs<Block::TOKENS> Mine;
+    __shared__ u32 list[Mine::WORDS];
+    const u32 warp = threadIdx.x / 32;
     const ExpertsWorkspace space = this->space(workspace);
     wait_for_inputs();
-    const BlockPairs<Block::TOKENS> mine(pairs, space.list(), blockIdx.x, list);
-    if (mine.count == 0) return;
-    const bool exists = mine.matrix < pairs.matrices;
-    if (exists) {
+    const Mine found(pairs, space.list(), blockIdx.x, list);
+    if (found.count == 0) return;
+    if (found.matrix < pairs.matrices) {
       float total[N_TILES][4];
-      Block::run(memory, row_tile(mine.matrix, min(tile, row_tiles() - 1)), source.cols,
+      const u32 tile = blockIdx.y * Block::WARPS + warp;
+      Block::run(memory, row_tile(found.matrix, min(tile, row_tiles() - 1)), source.cols,
                  [&](u32 t) { return space.rows.row(row_of(list[t])); }, total);
-      Block::keep(memory, total, [&](u32 t) { return space.rows.factors[row_of(list[t])]; });
+      const float *factors = anew().space(::anew(workspace)).rows.factors;
+      Block::keep(memory, total, [&](u32 t) { return factors[row_of(list[t])]; });
     }
     let_next_start();
+    const auto results = results_of();
+    const Mine mine(list);
+    const bool exists = mine.matrix < pairs.matrices;
     const float *sums = Block::sums(memory, warp);
+    const u32 row = (::anew(blockIdx.y) * Block::WARPS + warp) * 16 + threadIdx.x % 16;
     for (u32 step = 0; step < Block::TOKENS / 2; step++) {
-      const u32 t = Block::walk_token(step), row = tile * 16 + threadIdx.x % 16;
+      const u32 t = Block::walk_token(step);
       if (t < mine.count && row < rows)
-        out[(u64)list[t] * rows + row] = biased(exists ? sums[t * Block::PITCH + threadIdx.x % 16] : 0.0f, mine.matrix, row);
+        results.out[(u64)list[t] * rows + row] = biased(exists ? sums[t * Block::PITCH + threadIdx.x % 16] : 0.0f, mine.matrix, row);
     }
-    end(mine);
+    end(results, mine);
   }
 };

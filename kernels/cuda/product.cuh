@@ -185,9 +185,11 @@ template <class F, class Base> struct WeightStream {
   /// Products of each tile's slice with the staged tokens; load(part, chunk, pair) as in chunk_products, chunks counted from the slice's first. done(i, acc) takes
   /// the sums of tile i: acc[0], acc[1] of row g with tokens 2t, 2t + 1, acc[2], acc[3] of row g + 8.
   template <u32 XPARTS, class Load, class Done> __device__ __forceinline__ void run(const Load &load, const Done &done) {
+    // Of long units the compiler would keep beside the end what it is rounded up from.
+    const u32 end = UNIT > 2 ? opaque(turns()) : 0;
     for (u32 i = 0; i < tiles; i++) {
       float acc[1][1][4] = {};
-      for (u32 turn = 0; turn < turns(); turn += RING) {
+      for (u32 turn = 0; turn < (UNIT > 2 ? end : turns()); turn += RING) {
 #pragma unroll
         for (u32 place = 0; place < UNITS; place++) {
           const u32 at = turn + place * UNIT;

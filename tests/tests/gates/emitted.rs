@@ -13,14 +13,15 @@ use compiler::pipeline::{CompileOptions, compile_programs};
 use compiler::quantise::options::QuantOptions;
 use compiler::target::{Activations, Arch, Target};
 use ir::program::Program;
-use ir::quant::FORMATS;
-use kernels::abi::ProjectParams;
+use ir::quant::{FORMATS, fragments};
+use ir::types::DType;
+use kernels::abi::{CombineDownParams, GateUpParams, GroupedMatmulParams, ProjectParams};
 use kernels::cuda::{self, CudaLaunch, Specialisation};
 use kernels::params::fill_largest;
 use models::synth::preset;
 use runtime::artifact::EntryFigures;
 use toolchain::cache::CachedNvrtc;
-use toolchain::nvrtc::{Nvrtc, Source};
+use toolchain::nvrtc::{Compiled, Nvrtc, Source};
 use toolchain::wheel::{NVDISASM, NVRTC};
 
 use super::sass::{self, Loop, WeightLoads};
@@ -59,6 +60,16 @@ pub struct KernelRow {
     pub loads: WeightLoads,
     /// Its loop on the tensor cores.
     pub tensor_loop: Option<Loop>,
+}
+
+/// What ptxas says of the registers of one entry for each architecture.
+pub struct SpillRow {
+    /// Kernel, variant and constants.
+    pub name: String,
+    /// The function.
+    pub entry: String,
+    /// For [`Arch::ALL`], in that order.
+    pub figures: Vec<EntryFigures>,
 }
 
 /// Entries that are launched for one layer of a preset.
@@ -130,33 +141,81 @@ pub fn rows() -> Vec<KernelRow> {
             *smallest = launch;
         }
     }
-    let nvrtc = NVRTC.fetch().and_then(|path| Nvrtc::open(&path)).unwrap_or_else(|e| panic!("{e}"));
-    let (nvrtc, nvdisasm) =
-        (CachedNvrtc::new(nvrtc).unwrap_or_else(|e| panic!("{e}")), NVDISASM.fetch().unwrap_or_else(|e| panic!("{e}")));
+    let (nvrtc, nvdisasm) = (nvrtc(), NVDISASM.fetch().unwrap_or_else(|e| panic!("{e}")));
     let work: Vec<(Launched, Arch)> =
         kernels.into_iter().flat_map(|kernel| ARCHITECTURES.map(|arch| (kernel.clone(), arch))).collect();
-    let rows: Mutex<Vec<KernelRow>> = Mutex::default();
+    let mut rows = in_parallel(&work, |(kernel, arch)| judge(kernel, *arch, &nvrtc, &nvdisasm));
+    rows.sort_by(|a, b| (&a.name, &a.entry, a.arch).cmp(&(&b.name, &b.entry, b.arch)));
+    rows
+}
+
+/// Products of experts in the format for speed and in those that take most registers, whose K is cut into units of 256 columns: every entry.
+pub fn spill_rows() -> Vec<SpillRow> {
+    let nvrtc = nvrtc();
+    let judged = |f: &DType| *f == DType::Q4G128 || fragments::scale_unit_columns(*f) == Some(256);
+    let formats = FORMATS.iter().map(|f| f.dtype()).filter(judged);
+    let kernels = formats.flat_map(|format| ["f32", "f32.half"].map(|form| expert_kernels(format, form))).flatten();
+    let work: Vec<Specialisation> = kernels.collect();
+    let mut rows = in_parallel(&work, |kernel| {
+        let logs = Arch::ALL.map(|arch| entry_figures(&compiled(kernel, arch, &nvrtc).log));
+        let row = |entry: &String| {
+            let figures = logs.iter().map(|log| log[entry]).collect();
+            SpillRow { name: kernel.name(), entry: entry.clone(), figures }
+        };
+        logs[0].keys().map(row).collect()
+    });
+    rows.sort_by(|a, b| (&a.name, &a.entry).cmp(&(&b.name, &b.entry)));
+    rows
+}
+
+/// The kernels that multiply by experts, in one variant. Their code depends on no dimension.
+fn expert_kernels(format: DType, form: &str) -> [Specialisation; 4] {
+    let [given, selected] = [1, 2].map(|routing| GateUpParams { routing, ..GateUpParams::default() });
+    let (combine_down, grouped_matmul) = (CombineDownParams::default(), GroupedMatmulParams::default());
+    let params: [(&str, *const c_void); 4] = [
+        ("gate_up", (&raw const given).cast()),
+        ("gate_up", (&raw const selected).cast()),
+        ("combine_down", (&raw const combine_down).cast()),
+        ("grouped_matmul", (&raw const grouped_matmul).cast()),
+    ];
+    params.map(|(name, params)| {
+        let kernel = cuda::lookup(name).expect("a CUDA kernel");
+        // SAFETY: the parameters are the kernel's.
+        unsafe { kernel.specialise(&format!("{format}.{form}"), params) }.unwrap_or_else(|e| panic!("{e}"))
+    })
+}
+
+fn nvrtc() -> CachedNvrtc {
+    let nvrtc = NVRTC.fetch().and_then(|path| Nvrtc::open(&path)).unwrap_or_else(|e| panic!("{e}"));
+    CachedNvrtc::new(nvrtc).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What `f` gives for each piece of work, in any order.
+fn in_parallel<W: Sync, R: Send>(work: &[W], f: impl Fn(&W) -> Vec<R> + Sync) -> Vec<R> {
+    let rows: Mutex<Vec<R>> = Mutex::default();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((kernel, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let judged = judge(kernel, *arch, &nvrtc, &nvdisasm);
+                while let Some(work) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let judged = f(work);
                     rows.lock().expect("no thread has panicked").extend(judged);
                 }
             });
         }
     });
-    let mut rows = rows.into_inner().expect("no thread has panicked");
-    rows.sort_by(|a, b| (&a.name, &a.entry, a.arch).cmp(&(&b.name, &b.entry, b.arch)));
-    rows
+    rows.into_inner().expect("no thread has panicked")
+}
+
+fn compiled(kernel: &Specialisation, arch: Arch, nvrtc: &CachedNvrtc) -> Compiled {
+    let name = cuda::lookup(kernel.kernel).expect("a CUDA kernel").source;
+    let source = Source { name, text: cuda::source(name).expect("a source"), headers: cuda::headers() };
+    nvrtc.compile(&source, arch.name(), &kernel.options()).unwrap_or_else(|e| panic!("{e}")).0
 }
 
 /// The entries of a kernel that are launched.
 fn judge((kernel, launches): &Launched, arch: Arch, nvrtc: &CachedNvrtc, nvdisasm: &Path) -> Vec<KernelRow> {
-    let name = cuda::lookup(kernel.kernel).expect("a CUDA kernel").source;
-    let source = Source { name, text: cuda::source(name).expect("a source"), headers: cuda::headers() };
-    let (compiled, _) = nvrtc.compile(&source, arch.name(), &kernel.options()).unwrap_or_else(|e| panic!("{e}"));
+    let compiled = compiled(kernel, arch, nvrtc);
     let figures = entry_figures(&compiled.log);
     let cubin = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(cubin.path(), &compiled.cubin).expect("the cubin is written");

@@ -2,9 +2,14 @@
 
 use std::fmt::Write;
 
+use compiler::target::Arch;
+
 use super::dynamic::LaunchRow;
-use super::emitted::{KernelRow, LayerLaunches, PROGRAMS_TEXT};
-use super::limits::{EXCEPTIONS, LAYER_EXCEPTIONS, Violation, instructions_per_byte, matrix_share, product, warps};
+use super::emitted::{KernelRow, LayerLaunches, PROGRAMS_TEXT, SpillRow};
+use super::limits::{
+    EXCEPTIONS, LAYER_EXCEPTIONS, SPILL_EXCEPTIONS, SpillException, Violation, instructions_per_byte, matrix_share,
+    product, warps,
+};
 
 const HEAD: &str = "\
 # Gates of the CUDA kernels
@@ -33,9 +38,15 @@ const LAUNCHES: &str = "\
 As the driver sees them, at published widths. A product of many tokens is a launch that prepares x as operands, with its norm and routing, and one that \
 multiplies, finishes heads and adds up experts: preparing on its own keeps conversions out of the loop on the tensor cores.";
 
+/// What is said of them.
+const SPILLS: &str = "\
+Products of experts in the format for speed and in those that take most registers, units of 256 columns: registers of a thread, and bytes spilled and of stack where there \
+are any.";
+
 /// The whole page.
 pub fn page(
     kernels: &[KernelRow],
+    spills: &[SpillRow],
     launches: &[LaunchRow],
     layers: &[LayerLaunches],
     violations: &[Violation],
@@ -46,6 +57,7 @@ pub fn page(
     text.push_str("| kernel | entry | for | registers | spills | stack | shared | warps an SM | instructions | 128-bit loads | a weight byte | HMMA |\n");
     text.push_str("|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     kernels.iter().for_each(|row| kernel_line(&mut text, row));
+    spill_lines(&mut text, spills);
     text.push_str("\n## Counters of launches\n\nThe PTX for sm_80, executed by the simulator with every check on.\n\n");
     text.push_str("| launch | instructions a weight byte | sectors a 128-bit load | bank conflicts | bytes moved / minimum | barriers a block |\n");
     text.push_str("|---|---|---|---|---|---|\n");
@@ -85,6 +97,26 @@ fn kernel_line(text: &mut String, row: &KernelRow) {
         or_dash(instructions_per_byte(row).map(|i| format!("{i:.2}"))),
         or_dash(matrix_share(row).map(|s| format!("{s:.0} %"))),
     );
+}
+
+/// Registers of the products of experts on every architecture, and what is spilled for want of them.
+fn spill_lines(text: &mut String, rows: &[SpillRow]) {
+    let architectures = Arch::ALL.map(Arch::name);
+    let _ = writeln!(text, "\n### Every architecture\n\n{SPILLS}\n");
+    let _ = writeln!(text, "| kernel | entry | {} |", architectures.join(" | "));
+    let _ = writeln!(text, "|---|---|{}", "---|".repeat(architectures.len()));
+    for row in rows {
+        let cells = row.figures.iter().map(|f| match f.spill_bytes + f.stack_bytes {
+            0 => f.registers.to_string(),
+            _ => format!("{}, {} B spilled, {} B stack", f.registers, f.spill_bytes, f.stack_bytes),
+        });
+        let _ = writeln!(text, "| {} | {} | {} |", row.name, row.entry, cells.collect::<Vec<_>>().join(" | "));
+    }
+    text.push('\n');
+    for exception in SPILL_EXCEPTIONS {
+        let SpillException { kernel, entry, arch, bytes, reason } = exception;
+        let _ = writeln!(text, "`{entry}` of {kernel} on {} may spill {bytes} bytes: {reason}.\n", arch.name());
+    }
 }
 
 /// Each exception with its reason and what it covers.
