@@ -1,8 +1,9 @@
 //! `bench --prefix`: what a known beginning of a prompt saves, as the time to the first token.
 //!
 //! A system prompt is asked a first question and then another. The first is computed whole; the second finds the system prompt in
-//! the device's pages, after a new start in files on disk, or among the artifact's baked prompts. A time runs from when the
-//! tokens are given until the first token of the answer is chosen; each is the median of the repetitions.
+//! the device's pages, after a new start in files on disk, which the engine has had time to bring to the device or not, or among the
+//! artifact's baked prompts. A time runs from when the tokens are given until the first token of the answer is chosen; each is the
+//! median of the repetitions.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use super::session::Session;
 use crate::artifact::{Artifact, OpenOptions};
 use crate::engine::bake::copy_with_prompts;
 use crate::engine::{Chunk, Engine, EngineError, EngineOptions, Rows};
-use crate::kv::PrefixCacheOptions;
 use crate::kv::salt::CacheSalt;
+use crate::kv::{PrefixCacheOptions, Tending};
 use crate::sample::{History, Sampler, SamplingParams};
 use crate::text::ChatRequest;
 
@@ -106,7 +107,7 @@ fn seconds(times: &[(f64, u64)]) -> f64 {
 }
 
 /// The second question as the first request to a new engine, which has run one step of a single token before and, as a server's
-/// does while it starts, has read what it found on disk into the host's memory, if `options` give it room there.
+/// does after it started, has brought what it found on disk to the device, if `options` give it room in the host's memory on the way.
 fn after_start(
     artifact: &Arc<Artifact>,
     session: &Session,
@@ -119,6 +120,7 @@ fn after_start(
     engine.step(&[Chunk { sequence, tokens: &prompts.second[..1], logits: Rows::Last }])?;
     engine.close_sequence(sequence)?;
     engine.wait_until_prefixes_are_warm();
+    while engine.tend_prefix_cache()? == Tending::Now {}
     Ok(first_token(&mut engine, &CacheSalt::PUBLIC, &prompts.second)?)
 }
 

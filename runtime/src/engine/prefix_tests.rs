@@ -5,8 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::PrefixCacheOptions;
+use crate::kv::key::PageKey;
 use crate::kv::salt::CacheSalt;
+use crate::kv::{PrefixCacheOptions, Tending};
 use crate::serving::CachedTokens;
 use crate::testing::{FakeDevice, TinyModel, shapes};
 
@@ -216,6 +217,68 @@ fn pages_on_disk_outlive_the_engine_and_damage_is_a_miss() {
         }
     }
     assert_eq!(ask_again(&on_disk, 1).total(), 0);
+}
+
+/// What a process before left on disk comes to the device when there is nothing to compute, and takes at most half of it.
+#[test]
+fn pages_on_disk_are_brought_to_the_device_between_steps() {
+    let (dir, manifest) = (tempfile::tempdir().unwrap(), manifest());
+    let stored = PrefixCacheOptions { host_bytes: 1 << 20, dir: Some(dir.path().into()), disk_bytes: 1 << 20 };
+    let fork: Vec<u32> = text(1, 48).into_iter().chain(text(2, 40)).collect();
+    let prompts = [(1, text(1, 100)), (1, fork), (2, text(3, 60))];
+    let mut first = engine_with(&manifest, 32, &stored);
+    for (tenant, prompt) in &prompts {
+        let (id, _) = ask(&mut first, &salt(*tenant), prompt);
+        first.close_sequence(id).unwrap();
+    }
+    assert!(first.flush_prefix_cache(Duration::from_secs(60)).unwrap());
+    drop(first);
+    for pages in [64, 8] {
+        let mut engine = engine_with(&manifest, pages, &stored);
+        engine.wait_until_prefixes_are_warm();
+        // 6 + 2 + 3 pages, of which a few at a time come between steps.
+        let mut tended = 0;
+        while engine.tend_prefix_cache().unwrap() == Tending::Now {
+            let (id, _) = ask(&mut engine, &salt(9), &text(7 + tended, 16));
+            engine.close_sequence(id).unwrap();
+            check(&engine);
+            tended += 1;
+        }
+        let restored = engine.prefix_cache_stats().restored_pages;
+        if pages == 8 {
+            assert!((1..=4).contains(&restored), "{restored}");
+        } else {
+            assert_eq!((restored, tended), (11, 2));
+        }
+        for (tenant, prompt) in &prompts {
+            let (id, cached) = ask(&mut engine, &salt(*tenant), prompt);
+            assert_eq!(cached.total(), prompt.len() as u64 / 16 * 16, "{cached:?}");
+            assert!(pages == 8 || cached.host + cached.disk == 0, "{cached:?}");
+            engine.close_sequence(id).unwrap();
+            check(&engine);
+        }
+    }
+}
+
+/// A page whose beginning is gone is left where it is.
+#[test]
+fn pages_without_a_beginning_are_not_brought() {
+    let (dir, manifest) = (tempfile::tempdir().unwrap(), manifest());
+    let stored = PrefixCacheOptions { host_bytes: 1 << 20, dir: Some(dir.path().into()), disk_bytes: 1 << 20 };
+    let mut engine = engine_with(&manifest, 16, &stored);
+    let (id, _) = ask(&mut engine, &salt(1), &text(1, 64));
+    engine.close_sequence(id).unwrap();
+    assert!(engine.flush_prefix_cache(Duration::from_secs(60)).unwrap());
+    drop(engine);
+    let root = PageKey::chain(PageKey::root(&salt(1), 0), &text(1, 32));
+    let name = blake3::Hash::from_bytes(*root[1].as_bytes()).to_hex().to_string();
+    let folder = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(folder.join(name).with_extension("kv")).unwrap();
+    let mut engine = engine_with(&manifest, 16, &stored);
+    engine.wait_until_prefixes_are_warm();
+    while engine.tend_prefix_cache().unwrap() == Tending::Now {}
+    assert_eq!(engine.prefix_cache_stats().restored_pages, 1);
+    check(&engine);
 }
 
 #[test]

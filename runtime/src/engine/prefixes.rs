@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::kv::pages::{PageCopy, PagePool, SequenceId};
 use crate::kv::prefix_cache::PrefixCache;
 use crate::kv::salt::CacheSalt;
-use crate::kv::{PrefixCacheOptions, PrefixCacheStats};
+use crate::kv::{PrefixCacheOptions, PrefixCacheStats, Tending};
 use crate::serving::CachedTokens;
 
 /// What the bits of pages depend on, and where baked prompts are.
@@ -113,16 +113,18 @@ impl Engine {
         self.prefixes.as_ref().map_or_else(PrefixCacheStats::default, PrefixCache::stats)
     }
 
-    /// Hands pages that are not on disk yet to the thread that writes them, as far as its queue has room; true if some are
-    /// left. Steps do so too; this is for times without steps. Never waits.
+    /// What is done for the prefix cache when there is nothing to compute, a little at a time: hands pages that are not on disk yet to the
+    /// thread that writes them, as far as its queue has room, and brings pages that the disk held at the start to the device. Never waits.
     ///
     /// # Errors
     /// The device fails.
-    pub fn tend_prefix_cache(&mut self) -> Result<bool, EngineError> {
-        match &mut self.prefixes {
-            None => Ok(false),
-            Some(prefixes) => Ok(prefixes.persist(&*self.device)?),
-        }
+    pub fn tend_prefix_cache(&mut self) -> Result<Tending, EngineError> {
+        let Some(prefixes) = &mut self.prefixes else { return Ok(Tending::Done) };
+        let unwritten = prefixes.persist(&*self.device)?;
+        Ok(match prefixes.bring_found(&mut self.pool, &mut *self.device)? {
+            Tending::Done if unwritten => Tending::Later,
+            found => found,
+        })
     }
 
     /// Waits until all pages are on disk, at most `deadline`; false if some are not.
@@ -132,7 +134,7 @@ impl Engine {
     pub fn flush_prefix_cache(&mut self, deadline: Duration) -> Result<bool, EngineError> {
         let start = std::time::Instant::now();
         loop {
-            let more = self.tend_prefix_cache()?;
+            let more = self.prefixes.as_mut().map_or(Ok(false), |prefixes| prefixes.persist(&*self.device))?;
             let left = deadline.saturating_sub(start.elapsed());
             let written = self.prefixes.as_ref().is_none_or(|prefixes| prefixes.flush(left));
             if !more || !written {

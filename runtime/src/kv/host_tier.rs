@@ -6,13 +6,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::key::{PageKey, PageTokens, longest_beginning};
+use super::key::{PageKey, PageTokens, Place, longest_beginning};
 
 /// A page's contents off the device.
 #[derive(Clone, Debug)]
 pub(crate) struct HostPage {
-    /// Its tokens.
-    pub tokens: PageTokens,
+    /// Its tokens and the page before it.
+    pub place: Place,
     /// As a device's `read_page` gave them.
     pub bytes: Arc<Vec<u8>>,
     /// Whether the disk tier has it.
@@ -91,12 +91,17 @@ impl HostTier {
 
     /// The page of a key, if it holds these tokens.
     pub fn get(&self, key: &PageKey, tokens: &PageTokens) -> Option<HostPage> {
-        self.pages.get(key).map(|(page, _)| page).filter(|p| p.tokens == *tokens).cloned()
+        self.pages.get(key).map(|(page, _)| page).filter(|p| p.place.tokens == *tokens).cloned()
+    }
+
+    /// The page of a key.
+    pub fn page(&self, key: &PageKey) -> Option<&HostPage> {
+        self.pages.get(key).map(|(page, _)| page)
     }
 
     /// A page that follows a key of `chain` and begins with the most of `rest`, as [`longest_beginning`] has it.
     pub fn longest_beginning(&self, chain: &[PageKey], rest: &[u32]) -> Option<(PageKey, PageTokens, usize)> {
-        longest_beginning(self.pages.iter().map(|(key, (page, _))| (key, &page.tokens)), chain, rest)
+        longest_beginning(self.pages.iter().map(|(key, (page, _))| (key, &page.place.tokens)), chain, rest)
     }
 
     /// Takes out a page.
@@ -120,7 +125,11 @@ mod tests {
     }
 
     fn page(n: u32, bytes: usize) -> HostPage {
-        HostPage { tokens: [n; 16], bytes: Arc::new(vec![n as u8; bytes]), on_disk: false }
+        HostPage {
+            place: Place { tokens: [n; 16], parent: None },
+            bytes: Arc::new(vec![n as u8; bytes]),
+            on_disk: false,
+        }
     }
 
     #[test]

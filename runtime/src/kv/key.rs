@@ -10,6 +10,15 @@ pub(crate) const TOKENS: usize = PAGE_TOKENS as usize;
 /// The tokens of a full page.
 pub(crate) type PageTokens = [u32; TOKENS];
 
+/// Where a page stands: its tokens, and the page before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its tokens.
+    pub tokens: PageTokens,
+    /// Key of the page before it; `None` for the first page of a text.
+    pub parent: Option<PageKey>,
+}
+
 /// BLAKE3 of a tenant, a rotary table and all tokens up to the end of a page, chained page by page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PageKey([u8; 32]);

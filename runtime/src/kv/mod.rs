@@ -2,10 +2,10 @@
 
 mod disk;
 mod host_tier;
-mod key;
+pub(crate) mod key;
 pub mod pages;
 pub(crate) mod prefix_cache;
 mod prefix_tree;
 pub mod salt;
 
-pub use prefix_cache::{PrefixCacheOptions, PrefixCacheStats};
+pub use prefix_cache::{PrefixCacheOptions, PrefixCacheStats, Tending};

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::disk::DiskTier;
 use super::host_tier::{HostPage, HostTier};
-use super::key::{PageKey, PageTokens, TOKENS, full_pages, longest_beginning};
+use super::key::{PageKey, PageTokens, Place, TOKENS, full_pages, longest_beginning};
 use super::pages::{PageError, PagePool, SequenceId};
 use super::prefix_tree::{Evicted, PrefixTree, Published};
 use super::salt::CacheSalt;
@@ -24,6 +24,9 @@ use crate::serving::CachedTokens;
 /// Pages that are read from disk at once for a prompt: enough for several threads, few enough that they are still in a cache when they
 /// are copied.
 const READ_AHEAD: usize = 16;
+
+/// Pages that are brought to the device before somebody looks again whether there is anything to compute.
+const PAGES_AT_ONCE: usize = 4;
 
 /// Where prefixes are kept beside the device's pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +105,17 @@ struct Found {
     on_disk: bool,
 }
 
+/// What is left to do when there is nothing to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tending {
+    /// Nothing.
+    Done,
+    /// Something that another thread must do first.
+    Later,
+    /// Something.
+    Now,
+}
+
 /// The cache.
 pub(crate) struct PrefixCache {
     tree: PrefixTree,
@@ -116,6 +130,8 @@ pub(crate) struct PrefixCache {
     pending: VecDeque<PageKey>,
     /// Pages of baked prompts, which are never evicted.
     pinned: Vec<u32>,
+    /// Pages found on disk at the start that may go to the device, the most recently used first.
+    arriving: VecDeque<PageKey>,
     page_bytes: usize,
     stats: PrefixCacheStats,
 }
@@ -143,6 +159,7 @@ impl PrefixCache {
             kept: HashSet::new(),
             pending: VecDeque::new(),
             pinned: Vec::new(),
+            arriving: VecDeque::new(),
             page_bytes,
             stats: PrefixCacheStats::default(),
         })
@@ -206,7 +223,8 @@ impl PrefixCache {
                     parent = Some(page);
                 }
                 None => {
-                    self.baked.insert(*key, HostPage { tokens: *page_tokens, bytes: Arc::new(bytes), on_disk: true });
+                    let place = Place { tokens: *page_tokens, parent: i.checked_sub(1).map(|before| keys[before]) };
+                    self.baked.insert(*key, HostPage { place, bytes: Arc::new(bytes), on_disk: true });
                     parent = None;
                 }
             }
@@ -231,6 +249,7 @@ impl PrefixCache {
         rope_table: i32,
         prompt: &[u32],
     ) -> Result<(SequenceId, CachedTokens), DeviceError> {
+        self.disk.iter().for_each(|disk| disk.set_busy(true));
         let own = PageKey::chain(PageKey::root(salt, rope_table), prompt);
         let public = match *salt == CacheSalt::PUBLIC {
             true => Vec::new(),
@@ -304,7 +323,7 @@ impl PrefixCache {
     /// A page off the device that begins with more than `known` tokens of a prompt's rest.
     fn find_beginning(&self, chain: &[PageKey], rest: &[u32], known: usize) -> Option<(PageTokens, Found)> {
         let in_host = self.host().longest_beginning(chain, rest);
-        let baked = longest_beginning(self.baked.iter().map(|(key, page)| (key, &page.tokens)), chain, rest);
+        let baked = longest_beginning(self.baked.iter().map(|(key, page)| (key, &page.place.tokens)), chain, rest);
         let on_disk = self.disk.as_ref().and_then(|disk| disk.longest_beginning(chain, rest));
         let sources = [(Source::Host, in_host), (Source::Baked, baked), (Source::Disk, on_disk)];
         let best = sources.into_iter().filter_map(|(source, page)| page.map(|page| (source, page)));
@@ -415,7 +434,7 @@ impl PrefixCache {
             if let Some(page) = self.host().get(key, pages[i]) {
                 return Some(Found { key: *key, bytes: page.bytes, source: Source::Host, on_disk: page.on_disk });
             }
-            if let Some(page) = self.baked.get(key).filter(|p| p.tokens == *pages[i]) {
+            if let Some(page) = self.baked.get(key).filter(|p| p.place.tokens == *pages[i]) {
                 return Some(Found { key: *key, bytes: page.bytes.clone(), source: Source::Baked, on_disk: true });
             }
         }
@@ -540,14 +559,14 @@ impl PrefixCache {
     }
 
     fn keep(&mut self, evicted: &Evicted, bytes: Option<Arc<Vec<u8>>>) {
-        let Evicted { key, tokens, .. } = *evicted;
+        let Evicted { key, place, .. } = *evicted;
         let mut on_disk = self.kept.remove(&key);
         let Some(bytes) = bytes else { return };
         if !on_disk && let Some(disk) = &self.disk {
-            on_disk = disk.write(key, tokens, bytes.clone());
+            on_disk = disk.write(key, place, bytes.clone());
         }
         if !self.baked.contains_key(&key) {
-            self.host().insert(key, HostPage { tokens, bytes, on_disk });
+            self.host().insert(key, HostPage { place, bytes, on_disk });
         }
     }
 
@@ -576,14 +595,78 @@ impl PrefixCache {
             }
             self.pending.pop_front();
             let Some(page) = self.tree.page(&key).filter(|_| !self.kept.contains(&key)) else { continue };
-            let Some((_, tokens)) = self.tree.content(page) else { continue };
+            let Some(place) = self.tree.place(page) else { continue };
             let mut bytes = vec![0; self.page_bytes];
             device.read_page(page, &mut bytes)?;
-            if disk.write(key, *tokens, Arc::new(bytes)) {
+            if disk.write(key, place, Arc::new(bytes)) {
                 self.kept.insert(key);
             }
         }
         Ok(false)
+    }
+
+    /// Goes on with bringing pages that were found on disk to the device, the most recently used first, while more than half of it is free:
+    /// a prompt whose pages are there already does not wait for them.
+    ///
+    /// # Errors
+    /// The device refuses a page.
+    pub fn bring_found(&mut self, pool: &mut PagePool, device: &mut dyn Device) -> Result<Tending, DeviceError> {
+        let Some(disk) = &self.disk else { return Ok(Tending::Done) };
+        disk.set_busy(false);
+        // Asked first: what arrived until then is in the list.
+        let more_to_come = disk.is_warming();
+        self.arriving.extend(disk.take_arrived());
+        for _ in 0..PAGES_AT_ONCE {
+            if pool.free_pages() <= pool.pages() / 2 {
+                self.arriving.clear();
+            }
+            let Some(next) = self.next_to_bring(pool.pages(), more_to_come) else { break };
+            self.bring(pool, device, next)?;
+        }
+        Ok(match self.arriving.is_empty() {
+            _ if self.next_to_bring(pool.pages(), more_to_come).is_some() => Tending::Now,
+            false => Tending::Later,
+            true if more_to_come => Tending::Later,
+            true => Tending::Done,
+        })
+    }
+
+    /// The next page that may go to the device: the page before it is there, or it is the first of its text. One whose text has no beginning is
+    /// passed over, unless more is to come.
+    fn next_to_bring(&mut self, most: u64, more_to_come: bool) -> Option<PageKey> {
+        while let Some(last) = self.arriving.front().copied() {
+            let (mut key, mut above) = (last, 0);
+            while above < most {
+                let Some(place) = self.host().page(&key).map(|page| page.place) else { break };
+                match place.parent {
+                    Some(parent) if self.tree.page(&parent).is_none() => (key, above) = (parent, above + 1),
+                    _ => return Some(key),
+                }
+            }
+            if more_to_come && self.tree.page(&last).is_none() {
+                return None;
+            }
+            self.arriving.pop_front();
+        }
+        None
+    }
+
+    /// Brings a page from the host's memory to the device.
+    fn bring(&mut self, pool: &mut PagePool, device: &mut dyn Device, key: PageKey) -> Result<(), DeviceError> {
+        let Some(HostPage { place, bytes, on_disk }) = self.host().page(&key).cloned() else { return Ok(()) };
+        let parent = place.parent.and_then(|key| self.tree.page(&key));
+        let Some(page) = pool.take() else { return Ok(()) };
+        let written = device.write_page(page, &bytes);
+        parent.iter().for_each(|parent| self.tree.renew(*parent));
+        if written.is_ok() && self.tree.publish(pool, page, key, place.tokens, parent) == Published::Added {
+            self.note_restored(key, &Found { key, bytes, source: Source::Host, on_disk });
+        } else {
+            // It would be met again.
+            self.host().take(&key);
+        }
+        // The tree holds it now, or nobody.
+        pool.release(page);
+        written
     }
 
     /// Waits until the disk's writer has nothing to do; false if that took longer.

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
-use super::key::{self, PageKey, PageTokens, full_pages};
+use super::key::{self, PageKey, PageTokens, Place, full_pages};
 use super::pages::PagePool;
 
 /// A page of the tree.
@@ -32,8 +32,8 @@ pub(crate) struct Evicted {
     pub page: u32,
     /// Its key.
     pub key: PageKey,
-    /// Its tokens.
-    pub tokens: PageTokens,
+    /// Its tokens and the page before it.
+    pub place: Place,
 }
 
 /// What became of a page that was offered to the tree.
@@ -132,6 +132,17 @@ impl PrefixTree {
         }
     }
 
+    /// Makes a node and all above it no less recently used than what follows it next.
+    pub fn renew(&mut self, page: u32) {
+        if self.node(page).is_none_or(|node| node.last_use == self.clock) {
+            return;
+        }
+        let above = |page: &u32| self.node(*page).and_then(|node| node.parent);
+        let mut path: Vec<u32> = std::iter::successors(Some(page), above).collect();
+        path.reverse();
+        self.touch(&path);
+    }
+
     /// Offers a page that somebody holds, after the path that ends with `parent`.
     pub fn publish(
         &mut self,
@@ -165,6 +176,13 @@ impl PrefixTree {
         self.node(page).map(|n| (&n.key, &n.tokens))
     }
 
+    /// Where a node stands.
+    pub fn place(&self, page: u32) -> Option<Place> {
+        let node = self.node(page)?;
+        let parent = node.parent.and_then(|page| self.content(page)).map(|(key, _)| *key);
+        Some(Place { tokens: node.tokens, parent })
+    }
+
     /// The page of a key.
     pub fn page(&self, key: &PageKey) -> Option<u32> {
         self.index.get(key).copied()
@@ -190,6 +208,7 @@ impl PrefixTree {
 
     /// Takes a leaf out of the tree; its page is free if nobody else holds it.
     pub fn evict(&mut self, pool: &mut PagePool, page: u32) -> Option<Evicted> {
+        let place = self.place(page)?;
         let node = self.nodes.get_mut(page as usize)?.take_if(|n| n.children.is_empty())?;
         self.order.remove(&(node.last_use, Reverse(node.depth), page));
         self.index.remove(&node.key);
@@ -197,7 +216,7 @@ impl PrefixTree {
             parent.children.retain(|child| *child != page);
         }
         pool.uncache(page);
-        Some(Evicted { page, key: node.key, tokens: node.tokens })
+        Some(Evicted { page, key: node.key, place })
     }
 
     /// Compares all tables of the tree with each other and with the pool. For tests.

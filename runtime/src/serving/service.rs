@@ -14,14 +14,14 @@ use super::{EventSender, EventStream, Request, RequestError, ServiceMetrics, Sub
 use crate::artifact::Artifact;
 use crate::device::DeviceMemory;
 use crate::engine::{Engine, EngineError, EngineOptions};
-use crate::kv::PrefixCacheOptions;
+use crate::kv::{PrefixCacheOptions, Tending};
 use crate::scheduler::{Clock, Limits, Progress, Scheduler, SchedulerOptions, SystemClock, events_in_a_step, guarded};
 
 /// How often resting requests are looked at while nothing else runs.
 const RESTING_POLL: Duration = Duration::from_millis(2);
 
-/// How often an idle service offers pages to the disk while its queue is full.
-const TENDING_POLL: Duration = Duration::from_millis(20);
+/// How often an idle service looks whether the threads that write and read pages have got on.
+const TENDING_POLL: Duration = Duration::from_millis(5);
 
 /// How long a shutdown always waits for pages that are being written, whatever its deadline.
 const LEAST_FLUSH: Duration = Duration::from_secs(2);
@@ -170,7 +170,7 @@ impl Service {
             clock: clock.clone(),
             unstarted: 0,
             restarts: 0,
-            tends: false,
+            tending: Tending::Now,
         };
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || worker.run_guarded());
         let thread =
@@ -336,8 +336,8 @@ struct Worker {
     unstarted: usize,
     /// Engines made since a step succeeded.
     restarts: u32,
-    /// Whether pages are left that have to be written to disk.
-    tends: bool,
+    /// What is left to do for the prefix cache.
+    tending: Tending,
 }
 
 /// New engines that may fail one after the other before the device counts as lost for good.
@@ -397,19 +397,22 @@ impl Worker {
     fn idle_time(&self) -> Option<Duration> {
         match self.scheduler.is_idle() {
             true if self.shared.draining.load(Ordering::SeqCst) => None,
-            true if self.tends => Some(TENDING_POLL),
-            // Whatever ends it comes through the channel.
-            true => Some(Duration::MAX),
+            true => Some(match self.tending {
+                Tending::Now => Duration::ZERO,
+                Tending::Later => TENDING_POLL,
+                // Whatever ends it comes through the channel.
+                Tending::Done => Duration::MAX,
+            }),
             false => self.scheduler.rests().then_some(RESTING_POLL),
         }
     }
 
-    /// Goes on with writing pages to disk while there is nothing to compute.
+    /// Goes on with writing pages to disk and bringing those from there while there is nothing to compute.
     fn tend(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        self.tends = engine.tend_prefix_cache().unwrap_or_else(|error| {
-            tracing::warn!(%error, "pages cannot be written to the prefix cache");
-            false
+        self.tending = engine.tend_prefix_cache().unwrap_or_else(|error| {
+            tracing::warn!(%error, "pages of the prefix cache cannot be moved");
+            Tending::Done
         });
     }
 
@@ -482,7 +485,7 @@ impl Worker {
             return self.lose(message);
         }
         match guarded(|| (self.factory)()) {
-            Ok(Ok(engine)) => self.engine = Some(engine),
+            Ok(Ok(engine)) => (self.engine, self.tending) = (Some(engine), Tending::Now),
             Ok(Err(error)) => self.lose(&error.to_string()),
             Err(_) => self.lose(message),
         }

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::host_tier::{HostPage, HostTier};
-use super::key::{PageKey, PageTokens, longest_beginning};
+use super::key::{PageKey, PageTokens, Place, longest_beginning};
 use store::Store;
 use writer::{Job, Writer};
 
@@ -28,14 +28,27 @@ const PARALLEL_READS: usize = 8;
 /// Most threads that read pages for a prompt.
 const READERS: usize = 4;
 
+/// Between pages that are read while steps are waited for: reading one takes about a tenth of that.
+const BUSY_PAUSE: Duration = Duration::from_millis(3);
+
 /// The tier.
 pub(crate) struct DiskTier {
     store: Store,
-    /// The tokens of the pages that are there, as far as they have been looked at; some may be gone.
-    known: Arc<Mutex<HashMap<PageKey, PageTokens>>>,
     writer: Writer,
-    stop: Arc<AtomicBool>,
     warming: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+/// What the thread that reads pages at the start and others share.
+#[derive(Default)]
+struct Shared {
+    /// The tokens of the pages that are there, as far as they have been looked at; some may be gone.
+    known: Mutex<HashMap<PageKey, PageTokens>>,
+    /// Pages that were read since somebody asked, in the order of their last use.
+    arrived: Mutex<Vec<PageKey>>,
+    /// Somebody waits for steps: reading takes little of the processor.
+    busy: AtomicBool,
+    stop: AtomicBool,
 }
 
 impl DiskTier {
@@ -53,17 +66,16 @@ impl DiskTier {
     ) -> io::Result<DiskTier> {
         let store = Store::open(root, identity, page_bytes)?;
         let writer = Writer::start(store.clone(), limit)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let known = Arc::new(Mutex::new(HashMap::new()));
-        let (from, told, found) = (store.clone(), stop.clone(), known.clone());
-        let warm = move || warm(&from, &host, &found, &told);
+        let shared = Arc::new(Shared::default());
+        let (from, told) = (store.clone(), shared.clone());
+        let warm = move || warm(&from, &host, &told);
         let warming = Some(std::thread::Builder::new().name("kv-warm".into()).spawn(warm)?);
-        Ok(DiskTier { store, known, writer, stop, warming })
+        Ok(DiskTier { store, writer, warming, shared })
     }
 
     /// Reads the page of a key, if there is one with these tokens.
     pub fn read(&self, key: &PageKey, tokens: &PageTokens) -> Option<Vec<u8>> {
-        self.store.read(key).filter(|(found, _)| found == tokens).map(|(_, bytes)| bytes)
+        self.store.read(key).filter(|(found, _)| found.tokens == *tokens).map(|(_, bytes)| bytes)
     }
 
     /// As [`DiskTier::read`], for consecutive pages: those before the first that is not there.
@@ -82,7 +94,7 @@ impl DiskTier {
 
     /// A page that follows a key of `chain` and begins with the most of `rest`, as [`longest_beginning`] has it.
     pub fn longest_beginning(&self, chain: &[PageKey], rest: &[u32]) -> Option<(PageKey, PageTokens, usize)> {
-        longest_beginning(lock(&self.known).iter(), chain, rest)
+        longest_beginning(lock(&self.shared.known).iter(), chain, rest)
     }
 
     /// Whether the writer's queue has room for a page.
@@ -91,10 +103,10 @@ impl DiskTier {
     }
 
     /// Hands a page to the writer; false if its queue is full.
-    pub fn write(&self, key: PageKey, tokens: PageTokens, bytes: Arc<Vec<u8>>) -> bool {
-        let taken = self.writer.push(Job::Write { key, tokens, bytes });
+    pub fn write(&self, key: PageKey, place: Place, bytes: Arc<Vec<u8>>) -> bool {
+        let taken = self.writer.push(Job::Write { key, place, bytes });
         if taken {
-            lock(&self.known).insert(key, tokens);
+            lock(&self.shared.known).insert(key, place.tokens);
         }
         taken
     }
@@ -119,8 +131,24 @@ impl DiskTier {
         self.writer.failures()
     }
 
+    /// Whether pages are still being read into the host tier.
+    pub fn is_warming(&self) -> bool {
+        self.warming.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Pages that were read into the host tier since the last call, the most recently used first.
+    pub fn take_arrived(&self) -> Vec<PageKey> {
+        std::mem::take(&mut *lock(&self.shared.arrived))
+    }
+
+    /// Says whether steps are waited for: then pages are read slowly.
+    pub fn set_busy(&self, busy: bool) {
+        self.shared.busy.store(busy, Ordering::Relaxed);
+    }
+
     /// Waits until the host tier is warm.
     pub fn wait_until_warm(&mut self) {
+        self.set_busy(false);
         if let Some(thread) = self.warming.take() {
             let _ = thread.join();
         }
@@ -129,24 +157,28 @@ impl DiskTier {
 
 impl Drop for DiskTier {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.wait_until_warm();
     }
 }
 
 /// Reads the most recently used pages into the host tier until it is full, and of the others their tokens.
-fn warm(store: &Store, host: &Mutex<HostTier>, known: &Mutex<HashMap<PageKey, PageTokens>>, stop: &AtomicBool) {
+fn warm(store: &Store, host: &Mutex<HostTier>, shared: &Shared) {
     let mut has_room = true;
     for key in store.recent() {
-        if stop.load(Ordering::Relaxed) {
+        if shared.busy.load(Ordering::Relaxed) {
+            std::thread::sleep(BUSY_PAUSE);
+        }
+        if shared.stop.load(Ordering::Relaxed) {
             return;
         }
         if has_room {
-            let Some((tokens, bytes)) = store.read(&key) else { continue };
-            lock(known).insert(key, tokens);
-            has_room = lock(host).insert_found(key, HostPage { tokens, bytes: Arc::new(bytes), on_disk: true });
-        } else if let Some(tokens) = store.read_tokens(&key) {
-            lock(known).insert(key, tokens);
+            let Some((place, bytes)) = store.read(&key) else { continue };
+            lock(&shared.known).insert(key, place.tokens);
+            has_room = lock(host).insert_found(key, HostPage { place, bytes: Arc::new(bytes), on_disk: true });
+            lock(&shared.arrived).push(key);
+        } else if let Some(place) = store.read_place(&key) {
+            lock(&shared.known).insert(key, place.tokens);
         }
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::super::key::{PageKey, PageTokens};
-use super::file::{HEADER, claimed_tokens, header, tokens_of};
+use super::super::key::{PageKey, Place};
+use super::file::{HEADER, claimed_place, header, place_of};
 
 /// Ending of a page's file.
 const EXTENSION: &str = "kv";
@@ -113,13 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// What the system says; then nothing but perhaps a temporary file is left.
-    pub fn write(
-        &self,
-        storage: &mut dyn Storage,
-        key: &PageKey,
-        tokens: &PageTokens,
-        bytes: &[u8],
-    ) -> io::Result<bool> {
+    pub fn write(&self, storage: &mut dyn Storage, key: &PageKey, place: &Place, bytes: &[u8]) -> io::Result<bool> {
         let path = self.path(key);
         if path.symlink_metadata().is_ok_and(|meta| meta.len() == self.file_bytes()) {
             return Ok(false);
@@ -127,7 +121,7 @@ impl Store {
         let temporary = self.folder.join(temporary_name());
         let mut write = || {
             storage.create(&temporary)?;
-            storage.write(&header(key, tokens, bytes))?;
+            storage.write(&header(key, place, bytes))?;
             bytes.chunks(PIECE).try_for_each(|piece| storage.write(piece))?;
             storage.sync()?;
             storage.rename(&temporary, &path)
@@ -139,7 +133,7 @@ impl Store {
 
     /// Reads a page; `None` if there is no whole and unharmed one. A file that is none is removed, so that it can be
     /// written anew.
-    pub fn read(&self, key: &PageKey) -> Option<(PageTokens, Vec<u8>)> {
+    pub fn read(&self, key: &PageKey) -> Option<(Place, Vec<u8>)> {
         let path = self.path(key);
         // O_NONBLOCK: opening a FIFO must not hang before its type is known.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -151,16 +145,16 @@ impl Store {
         page
     }
 
-    /// What the header of a page's file says of its tokens; whether the file is whole shows when it is read.
-    pub fn read_tokens(&self, key: &PageKey) -> Option<PageTokens> {
+    /// What the header of a page's file says of its place; whether the file is whole shows when it is read.
+    pub fn read_place(&self, key: &PageKey) -> Option<Place> {
         let mut head = [0; HEADER];
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let mut file = OpenOptions::new().read(true).custom_flags(flags).open(self.path(key)).ok()?;
         file.read_exact(&mut head).ok()?;
-        claimed_tokens(&head, key)
+        claimed_place(&head, key)
     }
 
-    fn read_open(&self, file: &mut File, key: &PageKey) -> Option<(PageTokens, Vec<u8>)> {
+    fn read_open(&self, file: &mut File, key: &PageKey) -> Option<(Place, Vec<u8>)> {
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.len() != self.file_bytes() {
             return None;
@@ -169,7 +163,7 @@ impl Store {
         file.read_exact(&mut head).ok()?;
         // Memory that is read into need not be zeroed before; a short page has another hash.
         file.take(self.page_bytes as u64).read_to_end(&mut bytes).ok()?;
-        Some((tokens_of(&head, &bytes, key)?, bytes))
+        Some((place_of(&head, &bytes, key)?, bytes))
     }
 
     /// Notes that a page was used.
@@ -242,6 +236,7 @@ mod tests {
     use crate::kv::salt::CacheSalt;
 
     const PAGE: usize = 3 * PIECE / 2;
+    const PLACE: Place = Place { tokens: [3; 16], parent: None };
 
     fn keys(n: usize) -> Vec<PageKey> {
         PageKey::chain(PageKey::root(&CacheSalt::PUBLIC, 0), &vec![3; 16 * n])
@@ -297,12 +292,12 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let store = store(root.path());
             let mut killed = Killed { inner: FileSystem::default(), left };
-            let written = store.write(&mut killed, &key, &[3; 16], &bytes).is_ok();
+            let written = store.write(&mut killed, &key, &PLACE, &bytes).is_ok();
             // Another process, later.
             let page = store.read(&key);
             assert_eq!(page.is_some(), written, "killed before operation {left}");
-            whole += usize::from(page.is_some_and(|(tokens, b)| tokens == [3; 16] && b == bytes));
-            assert!(store.write(&mut FileSystem::default(), &key, &[3; 16], &bytes).is_ok());
+            whole += usize::from(page.is_some_and(|(place, b)| place == PLACE && b == bytes));
+            assert!(store.write(&mut FileSystem::default(), &key, &PLACE, &bytes).is_ok());
             assert!(store.read(&key).is_some());
         }
         // Create, three writes (header and two pieces), sync, rename: six operations, so that 6, 7 and 8 suffice.
@@ -331,12 +326,12 @@ mod tests {
         ];
         for damage in damages {
             let _ = fs::remove_file(store.path(&key));
-            assert!(store.write(&mut FileSystem::default(), &key, &[3; 16], &bytes).unwrap());
-            assert!(!store.write(&mut FileSystem::default(), &key, &[3; 16], &bytes).unwrap(), "it is there already");
+            assert!(store.write(&mut FileSystem::default(), &key, &PLACE, &bytes).unwrap());
+            assert!(!store.write(&mut FileSystem::default(), &key, &PLACE, &bytes).unwrap(), "it is there already");
             damage(&store.path(&key));
             assert!(store.read(&key).is_none());
-            assert!(store.write(&mut FileSystem::default(), &key, &[3; 16], &bytes).unwrap());
-            assert_eq!(store.read(&key), Some(([3; 16], bytes.clone())));
+            assert!(store.write(&mut FileSystem::default(), &key, &PLACE, &bytes).unwrap());
+            assert_eq!(store.read(&key), Some((PLACE, bytes.clone())));
         }
     }
 
@@ -350,7 +345,7 @@ mod tests {
         for (age, (store, key)) in
             [(&ours, keys[0]), (&theirs, keys[1]), (&ours, keys[2]), (&ours, keys[3])].into_iter().enumerate()
         {
-            store.write(&mut FileSystem::default(), &key, &[3; 16], &[0; 100]).unwrap();
+            store.write(&mut FileSystem::default(), &key, &PLACE, &[0; 100]).unwrap();
             let at = epoch + Duration::from_secs(10_000 + age as u64);
             File::open(store.path(&key)).unwrap().set_modified(at).unwrap();
         }

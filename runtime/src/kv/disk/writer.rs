@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::super::key::{PageKey, PageTokens};
+use super::super::key::{PageKey, Place};
 use super::store::{FileSystem, Store};
 
 /// Bytes of pages that wait at most, unless a single page has more.
@@ -19,7 +19,7 @@ const QUEUE_JOBS: usize = 4096;
 /// What is to be done.
 pub(super) enum Job {
     /// Write a page, unless it is there.
-    Write { key: PageKey, tokens: PageTokens, bytes: Arc<Vec<u8>> },
+    Write { key: PageKey, place: Place, bytes: Arc<Vec<u8>> },
     /// Note that pages were used.
     Touch(Vec<PageKey>),
 }
@@ -142,7 +142,7 @@ impl Worker {
         while let Some(job) = self.next() {
             match job {
                 Job::Touch(keys) => keys.iter().for_each(|key| self.store.touch(key)),
-                Job::Write { key, tokens, bytes } => self.write(&key, &tokens, &bytes),
+                Job::Write { key, place, bytes } => self.write(&key, &place, &bytes),
             }
         }
     }
@@ -165,7 +165,7 @@ impl Worker {
         Some(job)
     }
 
-    fn write(&mut self, key: &PageKey, tokens: &PageTokens, bytes: &[u8]) {
+    fn write(&mut self, key: &PageKey, place: &Place, bytes: &[u8]) {
         let file = self.store.file_bytes();
         let total = self.shared.bytes.load(Ordering::Relaxed);
         // Other processes write too, so the files are counted again from time to time.
@@ -175,7 +175,7 @@ impl Worker {
                 return;
             }
         }
-        match self.store.write(&mut self.storage, key, tokens, bytes) {
+        match self.store.write(&mut self.storage, key, place, bytes) {
             Ok(false) => self.store.touch(key),
             Ok(true) => {
                 self.unseen += file;
@@ -204,6 +204,8 @@ mod tests {
     use super::*;
     use crate::kv::salt::CacheSalt;
 
+    const PLACE: Place = Place { tokens: [1; 16], parent: None };
+
     #[test]
     fn pages_are_written_in_the_background_and_kept_within_the_size() {
         let root = tempfile::tempdir().unwrap();
@@ -212,7 +214,7 @@ mod tests {
         let writer = Writer::start(store.clone(), limit).unwrap();
         let keys = PageKey::chain(PageKey::root(&CacheSalt::PUBLIC, 0), &[1; 16 * 12]);
         for key in &keys {
-            assert!(writer.push(Job::Write { key: *key, tokens: [1; 16], bytes: Arc::new(vec![2; 1000]) }));
+            assert!(writer.push(Job::Write { key: *key, place: PLACE, bytes: Arc::new(vec![2; 1000]) }));
             assert!(writer.wait(Duration::from_secs(60)));
             assert!(writer.bytes() <= limit);
             assert!(store.read(key).is_some());
@@ -228,7 +230,7 @@ mod tests {
         let writer = Writer { shared: Arc::default(), thread: None };
         let page = Arc::new(vec![0; (QUEUE_BYTES / 2) as usize]);
         let key = PageKey::root(&CacheSalt::PUBLIC, 0);
-        let push = || writer.push(Job::Write { key, tokens: [1; 16], bytes: page.clone() });
+        let push = || writer.push(Job::Write { key, place: PLACE, bytes: page.clone() });
         assert_eq!([push(), push(), push()], [true, true, false]);
         assert!(!writer.wait(Duration::ZERO));
     }
