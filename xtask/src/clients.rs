@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{build_moesaic, cache, python, root, succeed};
+use crate::workspace::{build_tested_moesaic, cache, python, root, succeed};
 use crate::{demo, workspace};
 
 /// The key of the servers started here, which are reached from this machine only.
@@ -49,7 +49,7 @@ pub fn browser() -> Option<PathBuf> {
 /// Runs a script of tests/clients against a server of its own, which must end in order afterwards.
 fn against(script: &str, serve: &[&str], args: &[&str]) -> Result<()> {
     let interpreter = environment()?;
-    let moesaic = build_moesaic()?;
+    let moesaic = build_tested_moesaic()?;
     let artifact = demo::embedding_artifact(&moesaic)?;
     let server = Server::start(&moesaic, &artifact, serve)?;
     let mut command = Command::new(interpreter);

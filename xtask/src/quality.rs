@@ -1,4 +1,4 @@
-//! The whole way on a real model: built for release, compiled, and judged by what it predicts.
+//! The whole way on a real model: compiled, and judged by what it predicts.
 //!
 //! Small fixtures cannot show a wrong scale or a lost bit in thousands of blocks; the perplexity of a real text can. The peer's
 //! figure was measured once and stands here, so that this check needs no peer.
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::demo;
-use crate::workspace::{build_moesaic, root};
+use crate::workspace::{build_tested_moesaic, root};
 
 /// The text, its licence beside it.
 pub const TEXT: &str = "benches/data/english.txt";
@@ -19,7 +19,7 @@ const TOLERANCE: f64 = 0.005;
 
 /// Fails if the demonstration's model is worse than it should be.
 pub fn run() -> Result<()> {
-    let moesaic = build_moesaic()?;
+    let moesaic = build_tested_moesaic()?;
     let artifact = demo::artifact(&moesaic)?;
     let output = Command::new(&moesaic)
         .arg("perplexity")

@@ -62,6 +62,11 @@ pub fn build_moesaic() -> Result<PathBuf> {
     )
 }
 
+/// The `moesaic` binary that the tests use, with its assertions; compiled only if they have not been built yet.
+pub fn build_tested_moesaic() -> Result<PathBuf> {
+    build_executable(&["test", "--workspace", "--locked", "--no-run"], "moesaic")
+}
+
 /// Builds with these arguments of cargo; gives the path of the executable of the target `name`.
 pub fn build_executable(args: &[&str], name: &str) -> Result<PathBuf> {
     let mut build = cargo(args);
@@ -73,14 +78,14 @@ pub fn build_executable(args: &[&str], name: &str) -> Result<PathBuf> {
     executable(&String::from_utf8_lossy(&output.stdout), name).with_context(|| format!("cargo built no {name}"))
 }
 
-/// The executable of the target `name` among cargo's JSON messages, one a line.
+/// The executable of the target `name` among cargo's JSON messages, one a line; rather the target itself than its unit tests.
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let of_target = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let path = message["executable"].as_str().filter(|_| message["target"]["name"] == name)?;
-        Some(PathBuf::from(path))
+        Some((message["profile"]["test"] == true, PathBuf::from(path)))
     };
-    messages.lines().find_map(of_target)
+    messages.lines().filter_map(of_target).min_by_key(|(tests, _)| *tests).map(|(_, path)| path)
 }
 
 #[cfg(test)]
@@ -94,6 +99,8 @@ mod tests {
             "\n",
             r#"{"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/other"}"#,
             "\nno JSON\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"moesaic"},"profile":{"test":true},"executable":"/t/moesaic-1"}"#,
+            "\n",
             r#"{"reason":"compiler-artifact","target":{"name":"moesaic"},"executable":"/t/release/moesaic"}"#,
         );
         assert_eq!(executable(messages, "moesaic"), Some(PathBuf::from("/t/release/moesaic")));
