@@ -1,6 +1,7 @@
 //! Compiled fixtures on the cuda device, over a driver whose launches the simulator executes from the artifact's PTX: recorded steps that are
 //! filled up, on memory that is one arena and one pool, give the bits that the sim device gives with a place of its own for every result.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use compiler::pipeline::CompileOptions;
@@ -11,7 +12,9 @@ use runtime::artifact::Artifact;
 use runtime::device::cuda::simulated::{Call, SimulatedDriver, SimulatedGpu};
 use runtime::device::cuda::{CudaMachine, GpuOptions};
 use runtime::device::sim::{ArtifactModules, Checks, SimDevice, SimOptions};
+use runtime::engine::generate::{GenerationRequest, generate};
 use runtime::engine::{Chunk, Engine, Rows};
+use runtime::sample::SamplingParams;
 
 /// Pages of a device.
 const PAGES: u64 = 16;
@@ -160,4 +163,58 @@ fn a_kernel_that_leaves_its_memory_loses_the_device() {
     assert_eq!(driver.call_count(), asked);
     drop(engine);
     assert_eq!((driver.live(), driver.violations()), (0, Vec::new()));
+}
+
+/// Requests for so many tokens: one greedy, others drawn with filters.
+fn requests(fixture: &Golden, max_tokens: u64, needs_logits: bool) -> Vec<GenerationRequest> {
+    let drawn = |seed| SamplingParams { seed, ..SamplingParams::default() };
+    let samplings = [
+        SamplingParams::greedy(),
+        drawn(1),
+        SamplingParams { top_k: 20, top_p: 0.9, temperature: 1.5, ..drawn(2) },
+        SamplingParams { min_p: 0.02, temperature: 0.8, ..drawn(3) },
+    ];
+    let request = |(i, sampling): (usize, SamplingParams)| {
+        let ids = &fixture.prompts[i % fixture.prompts.len()].ids;
+        let prompt = ids[..ids.len().min(3 + i)].to_vec();
+        GenerationRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens, needs_logits }
+    };
+    samplings.into_iter().enumerate().map(request).collect()
+}
+
+fn texts(engine: &mut Engine, requests: &[GenerationRequest]) -> Vec<Vec<u32>> {
+    let (texts, _) = generate(engine, requests, |_| ControlFlow::Continue(())).expect("texts");
+    texts.into_iter().map(|text| text.tokens).collect()
+}
+
+/// The kernel that chooses may differ from the host where rounding decides, which is rare: these tokens do not lie there. Of a step nothing comes
+/// back but token ids, and the next one is handed over before they are waited for.
+#[test]
+fn tokens_that_the_gpu_chooses_are_those_of_the_host() {
+    let fixture = Golden::read(&golden::folder().join("llama31"));
+    let (_folder, artifact) = compiled("llama31", "sm_90", Activations::F16);
+    let driver = SimulatedDriver::new(SimulatedGpu { checks: true, ..gpu("sm_90") });
+    let (mut cuda, mut sim) = (on_cuda(&artifact, &driver), on_sim(&artifact));
+    assert!(cuda.chooses() && !sim.chooses());
+    let asked = requests(&fixture, 6, false);
+    let expected = texts(&mut sim, &asked);
+    driver.take_calls();
+    assert_eq!(texts(&mut cuda, &asked), expected);
+    let calls = driver.take_calls();
+    let ids = 4 * asked.len() as u64;
+    let downloads: Vec<u64> =
+        calls.iter().filter_map(|c| if let Call::Download { bytes } = c { Some(*bytes) } else { None }).collect();
+    assert_eq!(downloads, [ids; 6]);
+    let steps: Vec<Call> =
+        calls.into_iter().filter(|c| matches!(c, Call::LaunchGraph | Call::Copy { .. } | Call::Wait)).collect();
+    let (launch, copy) = (Call::LaunchGraph, Call::Copy { bytes: ids });
+    let mut overlapping = vec![launch];
+    (1..6).for_each(|_| overlapping.extend([copy, launch, Call::Wait]));
+    overlapping.push(Call::Wait);
+    assert_eq!(steps, overlapping);
+    // One alone, and those whose logits somebody wants to see, which the host chooses.
+    assert_eq!(texts(&mut cuda, &asked[2..3]), expected[2..3]);
+    assert_eq!(texts(&mut cuda, &requests(&fixture, 6, true)), expected);
+    drop(cuda);
+    assert_eq!((driver.live(), driver.violations(), driver.findings().len()), (0, Vec::new(), 0));
 }

@@ -69,6 +69,7 @@ fn greedy(prompt: &Prompt) -> GenerationRequest {
         sampling: SamplingParams::greedy(),
         stop_ids: Vec::new(),
         max_tokens: prompt.greedy_ids.len() as u64,
+        needs_logits: false,
     }
 }
 

@@ -64,6 +64,7 @@ fn measure(session: &mut Session, batch: u32, args: &BenchArgs) -> Result<Measur
             sampling: SamplingParams::greedy(),
             stop_ids: Vec::new(),
             max_tokens: args.generate_tokens,
+            needs_logits: false,
         })
         .collect();
     generate(&mut session.engine, &requests, |_| ControlFlow::Continue(()))?;

@@ -67,7 +67,13 @@ impl Session {
         if prompt.is_empty() {
             return Err(CliError::Option { option: "--prompt", message: "expected at least one token".into() }.into());
         }
-        Ok(GenerationRequest { prompt, sampling, stop_ids: self.defaults.eos_ids.clone(), max_tokens: args.max_tokens })
+        Ok(GenerationRequest {
+            prompt,
+            sampling,
+            stop_ids: self.defaults.eos_ids.clone(),
+            max_tokens: args.max_tokens,
+            needs_logits: false,
+        })
     }
 
     fn missing(&self, what: &'static str) -> CliError {

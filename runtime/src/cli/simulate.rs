@@ -141,7 +141,7 @@ struct Run {
 fn execute(engine: &mut Engine, prompt: &[u32], max_tokens: u64) -> Run {
     let (mut tokens, mut logits) = (Vec::new(), Vec::new());
     let (prompt, sampling) = (prompt.to_vec(), SamplingParams::greedy());
-    let request = GenerationRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens };
+    let request = GenerationRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens, needs_logits: true };
     let result = generate(engine, &[request], |event| {
         tokens.push(event.token);
         logits.push(event.logits.to_vec());

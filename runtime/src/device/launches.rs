@@ -26,7 +26,8 @@ pub(super) fn resolve<C>(
     program.launches.iter().map(|launch| resolve_launch(program, launch, &mut code)).collect()
 }
 
-fn resolve_launch<C>(
+/// As [`resolve`], for one launch, which need not be of the program.
+pub(super) fn resolve_launch<C>(
     program: &Program,
     launch: &Launch,
     code: &mut impl FnMut(Specialisation, &str) -> Result<C, DeviceError>,

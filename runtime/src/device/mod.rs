@@ -4,6 +4,7 @@
 //! allocated afterwards. The trait is small enough that a fake one in tests, the simulator and a GPU fit behind it.
 
 pub mod budget;
+mod choosing;
 pub mod cpu;
 pub mod cuda;
 mod inputs;
@@ -19,6 +20,7 @@ use kernels::cpu::isa::Isa;
 
 use crate::artifact::{ArtifactError, Manifest};
 use crate::byte_size::ByteSize;
+pub use choosing::{Carried, ChoosingStep, MOST_UNDER_WAY};
 pub use inputs::{InputError, InputLimits, StepInputs};
 pub use opened::{Opened, open, resolve};
 
@@ -36,7 +38,31 @@ pub trait Device: Send {
     /// Inputs out of range (nothing was done), or a failure within the step (the KV slots of its tokens are undefined).
     fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError>;
 
-    /// An output of the last successful step, row-major: `logits` is `[R, vocabulary]`. `None` before a step or for an
+    /// Whether it chooses tokens by itself: [`Device::submit`] and [`Device::collect`].
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// Hands a step over whose tokens the device chooses, and returns before they are there. Steps are carried out in their order, as are calls
+    /// that read, write or copy pages; at most [`MOST_UNDER_WAY`] are under way, and [`Device::step`] is for when none is.
+    ///
+    /// # Errors
+    /// Inputs out of range, a device that does not choose, or a failure: the KV slots of the step's tokens are then undefined, and steps
+    /// submitted before stay under way.
+    fn submit(&mut self, _bucket: usize, _step: &ChoosingStep) -> Result<(), DeviceError> {
+        Err(does_not_choose())
+    }
+
+    /// Waits for the oldest step under way, and for no more. Sets `tokens` to what was chosen from each of its rows: token ids, or in their place
+    /// a negative number, see [`crate::sample::chosen`].
+    ///
+    /// # Errors
+    /// No step is under way, or a failure: then none is under way any more, and the KV slots of the tokens of all that were are undefined.
+    fn collect(&mut self, _tokens: &mut Vec<i32>) -> Result<(), DeviceError> {
+        Err(does_not_choose())
+    }
+
+    /// An output of the last successful step that brought outputs to the host, row-major: `logits` is `[R, vocabulary]`. `None` before a step or for an
     /// unknown name.
     fn output(&self, name: &str) -> Option<&[f32]>;
 
@@ -70,6 +96,11 @@ pub trait Device: Send {
     /// # Errors
     /// No such pages.
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), DeviceError>;
+}
+
+/// The error of asking a device for what it cannot do.
+fn does_not_choose() -> DeviceError {
+    DeviceError::Option { option: "device", message: "this device does not choose tokens by itself".into() }
 }
 
 /// The pages of a device, for checking what is asked of them.
@@ -187,7 +218,7 @@ pub enum DeviceError {
     /// More memory of a GPU would be needed than may be used.
     #[error(
         "{} of memory are needed on {gpu} (weights {}, results {}, KV cache {}, other {}), {} more than the {} of it that may be used, \
-         where {} are free; raise --gpu-memory-utilization, choose a shorter context or fewer sequences, or compile with --quant",
+         where {} are free; stop what else uses it, raise --gpu-memory-utilization, choose a shorter context or fewer sequences, or compile with --quant",
         ByteSize(.needs.total()), ByteSize(.needs.weights), ByteSize(.needs.arena), ByteSize(.needs.kv), ByteSize(.needs.other),
         ByteSize(.needs.total().saturating_sub(*.limit)), ByteSize(*.limit), ByteSize(*.free)
     )]
@@ -202,8 +233,11 @@ pub enum DeviceError {
         free: u64,
     },
     /// A GPU's memory does not suffice, though it should have.
-    #[error("the GPU has no {} for {what}, only {} are free; stop what else uses it, or lower --gpu-memory-utilization",
-        ByteSize(*.bytes), ByteSize(*.free))]
+    #[error(
+        "the GPU has no {} for {what}, only {} are free; stop what else uses it, lower --gpu-memory-utilization, so that less is set apart \
+         for the KV cache, or compile with --quant, so that weights take less",
+        ByteSize(*.bytes), ByteSize(*.free)
+    )]
     GpuMemory {
         /// What for.
         what: &'static str,

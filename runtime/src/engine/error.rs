@@ -54,7 +54,13 @@ pub enum EngineError {
         /// Index of the later chunk.
         chunk: usize,
     },
-    /// The device gave fewer logits than asked for.
+    /// A chunk goes on with a token that no step chooses.
+    #[error("chunk {chunk} goes on with a token that the step submitted last does not choose")]
+    NothingChosen {
+        /// Index of the chunk.
+        chunk: usize,
+    },
+    /// The device gave fewer logits, or chose fewer tokens, than asked for.
     #[error("the device gave no logits for the step; this is a bug of the device")]
     NoLogits,
     /// An option is out of range.

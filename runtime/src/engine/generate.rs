@@ -25,6 +25,8 @@ pub struct GenerationRequest {
     pub stop_ids: Vec<u32>,
     /// Most tokens to generate.
     pub max_tokens: u64,
+    /// Show the logits of every token; the host then chooses them, though the device could.
+    pub needs_logits: bool,
 }
 
 /// A generated text.
@@ -45,7 +47,8 @@ pub struct TokenEvent<'a> {
     pub token: u32,
     /// Its index in the generated text.
     pub index: usize,
-    /// The logits it was chosen from, `[vocabulary]`, before penalties.
+    /// The logits it was chosen from, `[vocabulary]`, before penalties; empty where the device chose it, see
+    /// [`GenerationRequest::needs_logits`].
     pub logits: &'a [f32],
 }
 
@@ -111,7 +114,14 @@ pub fn generate(
             let asked = asked(request);
             limits.check(&asked)?;
             (started, prompt_tokens) = (started + 1, prompt_tokens + asked.prompt.len() as u64);
-            let writer = Writer { request: index, texts: &texts, on_token: &on_token, clock: &clock, ended: false };
+            let writer = Writer {
+                request: index,
+                texts: &texts,
+                on_token: &on_token,
+                clock: &clock,
+                needs_logits: request.needs_logits,
+                ended: false,
+            };
             scheduler.add(asked, writer, Duration::ZERO);
         }
     }
@@ -144,6 +154,7 @@ struct Writer<'a> {
     texts: &'a RefCell<Texts>,
     on_token: &'a RefCell<&'a mut OnToken<'a>>,
     clock: &'a SystemClock,
+    needs_logits: bool,
     /// The callback wants no more.
     ended: bool,
 }
@@ -159,6 +170,10 @@ impl Reader for Writer<'_> {
 
     fn is_ended(&self, _: u32) -> bool {
         self.ended
+    }
+
+    fn needs_logits(&self) -> bool {
+        self.needs_logits
     }
 
     fn send(&mut self, event: Event) -> bool {
@@ -213,7 +228,7 @@ fn run(
     loop {
         match scheduler.step(engine, clock) {
             Progress::Idle => return Ok(()),
-            Progress::Stepped | Progress::Resting => {}
+            Progress::Stepped | Progress::Submitted | Progress::Resting => {}
             Progress::Broken(message) | Progress::Lost(message) => return Err(DeviceError::Lost { message }.into()),
         }
         if let Some(error) = texts.borrow_mut().failure.take() {

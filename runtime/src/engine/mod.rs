@@ -2,7 +2,7 @@
 //!
 //! It joins a device, which executes steps, with the bookkeeping of KV pages. A step takes tokens of any mix of sequences,
 //! prompts and single tokens alike; the engine cuts it into sub-steps that fit a bucket and fills in the step metadata.
-//! Buffers are kept between steps, so that decoding allocates nothing once they have grown.
+//! Buffers of metadata and logits are kept between steps.
 
 pub mod bake;
 mod error;
@@ -10,12 +10,16 @@ pub mod generate;
 mod prefixes;
 mod rope;
 mod schedule;
+mod submitted;
 
 #[cfg(test)]
 mod prefix_tests;
 #[cfg(test)]
+mod submitted_tests;
+#[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ir::op::PAGE_TOKENS;
@@ -31,6 +35,8 @@ use prefixes::Identity;
 use rope::RopeTables;
 pub use schedule::Rows;
 use schedule::{Capacity, Piece, SubSteps};
+use submitted::Submitted;
+pub use submitted::{ChoosingChunk, Chosen, Next};
 
 /// Context length unless one is asked for, or memory was set apart for the cache: what most prompts need, at a modest
 /// reservation.
@@ -128,6 +134,21 @@ struct Staging {
     pieces: Vec<Piece>,
 }
 
+impl Staging {
+    /// The metadata, for a page table of so many columns.
+    fn inputs(&self, page_columns: usize) -> StepInputs<'_> {
+        StepInputs {
+            ids: &self.ids,
+            positions: &self.positions,
+            sequences: &self.sequences,
+            page_table: &self.page_table,
+            page_columns,
+            logit_rows: &self.logit_rows,
+            rope_tables: &self.rope_tables,
+        }
+    }
+}
+
 /// A loaded model with its sequences.
 pub struct Engine {
     device: Box<dyn Device>,
@@ -141,6 +162,10 @@ pub struct Engine {
     staging: Staging,
     /// Rows of steps that needed several sub-steps.
     logits: Vec<f32>,
+    /// Steps that were submitted and not collected, the oldest first.
+    under_way: VecDeque<Submitted>,
+    /// What was chosen in the step that was collected last.
+    collected: Vec<i32>,
 }
 
 impl Engine {
@@ -187,6 +212,8 @@ impl Engine {
             rope,
             staging: Staging::default(),
             logits: Vec::new(),
+            under_way: VecDeque::new(),
+            collected: Vec::new(),
         }
     }
 
@@ -256,6 +283,8 @@ impl Engine {
     /// # Errors
     /// No such sequence or length, no page for the copy, or a failure of the device.
     pub fn fork_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<SequenceId, EngineError> {
+        // The prefix cache is told the fork's tokens.
+        self.settle_all()?;
         self.make_room(u64::from(!tokens.is_multiple_of(PAGE_TOKENS)))?;
         let (fork, copy) = self.pool.fork(sequence, tokens)?;
         if let Err(error) = self.copy_page(copy) {
@@ -280,6 +309,8 @@ impl Engine {
     /// # Errors
     /// No such sequence or length, no page for the copy, or a failure of the device.
     pub fn truncate_sequence(&mut self, sequence: SequenceId, tokens: u64) -> Result<(), EngineError> {
+        // The prefix cache must not be told tokens that are gone.
+        self.settle_all()?;
         self.make_room(self.pool.truncating_copies(sequence, tokens).into())?;
         let copy = self.cut(sequence, tokens)?;
         if let Some(rope) = &mut self.rope {
@@ -288,7 +319,8 @@ impl Engine {
         self.copy_page(copy)
     }
 
-    /// Ends a sequence and frees its pages; those that the prefix cache holds stay until others need them.
+    /// Ends a sequence and frees its pages; those that the prefix cache holds stay until others need them. What steps under way compute for it
+    /// is dropped: whatever its pages hold next comes after them.
     ///
     /// # Errors
     /// No such sequence.
@@ -340,6 +372,7 @@ impl Engine {
         direct: bool,
         sink: &mut dyn FnMut(LogitRow),
     ) -> Result<Option<usize>, EngineError> {
+        self.settle_all()?;
         self.validate(chunks)?;
         self.switch_tables(chunks)?;
         self.append(chunks, direct, sink)
@@ -375,7 +408,7 @@ impl Engine {
         if let Some(rope) = &mut self.rope {
             chunks.iter().for_each(|c| rope.append(c.sequence, c.tokens));
         }
-        self.publish(chunks)?;
+        self.publish(chunks.iter().map(|c| (c.sequence, c.tokens)))?;
         result
     }
 
@@ -459,19 +492,14 @@ impl Engine {
 
     fn run_sub_step(&mut self, chunks: &[Chunk], staging: &mut Staging, rows: usize) -> Result<(), EngineError> {
         self.stage(chunks, staging)?;
-        let tokens = staging.ids.len();
+        let bucket = self.bucket(staging.ids.len(), rows);
+        Ok(self.device.step(bucket, &staging.inputs(self.limits.page_columns))?)
+    }
+
+    /// The smallest bucket for so many tokens and rows.
+    fn bucket(&self, tokens: usize, rows: usize) -> usize {
         let fits = |(max_tokens, max_rows): &(usize, usize)| *max_tokens >= tokens && *max_rows >= rows.max(1);
-        let bucket = self.limits.buckets.iter().position(fits).unwrap_or(self.limits.buckets.len());
-        let inputs = StepInputs {
-            ids: &staging.ids,
-            positions: &staging.positions,
-            sequences: &staging.sequences,
-            page_table: &staging.page_table,
-            page_columns: self.limits.page_columns,
-            logit_rows: &staging.logit_rows,
-            rope_tables: &staging.rope_tables,
-        };
-        Ok(self.device.step(bucket, &inputs)?)
+        self.limits.buckets.iter().position(fits).unwrap_or(self.limits.buckets.len())
     }
 
     /// Fills in the metadata of a sub-step.

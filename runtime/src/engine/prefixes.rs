@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Chunk, Engine, EngineError};
+use super::{Engine, EngineError};
 use crate::artifact::{Artifact, Manifest};
 use crate::device::Device;
 use crate::kv::pages::{PageCopy, PagePool, SequenceId};
@@ -170,12 +170,15 @@ impl Engine {
         Ok(copy)
     }
 
-    /// Publishes the pages that a successful step has filled.
-    pub(super) fn publish(&mut self, chunks: &[Chunk]) -> Result<(), EngineError> {
+    /// Publishes the pages that a successful step has filled, with these tokens of open sequences.
+    pub(super) fn publish<'a>(
+        &mut self,
+        texts: impl Iterator<Item = (SequenceId, &'a [u32])>,
+    ) -> Result<(), EngineError> {
         let Some(prefixes) = &mut self.prefixes else { return Ok(()) };
-        for chunk in chunks {
-            let table = self.rope.as_ref().map_or(0, |rope| rope.table(chunk.sequence));
-            prefixes.appended(&mut self.pool, chunk.sequence, table, chunk.tokens)?;
+        for (sequence, tokens) in texts {
+            let table = self.rope.as_ref().map_or(0, |rope| rope.table(sequence));
+            prefixes.appended(&mut self.pool, sequence, table, tokens)?;
         }
         prefixes.persist(&*self.device)?;
         Ok(())

@@ -148,7 +148,13 @@ proptest! {
 }
 
 fn request(prompt: &[u32], max_tokens: u64) -> GenerationRequest {
-    GenerationRequest { prompt: prompt.to_vec(), sampling: SamplingParams::greedy(), stop_ids: vec![], max_tokens }
+    GenerationRequest {
+        prompt: prompt.to_vec(),
+        sampling: SamplingParams::greedy(),
+        stop_ids: vec![],
+        max_tokens,
+        needs_logits: true,
+    }
 }
 
 /// The greedy continuation by the fake device's rule.

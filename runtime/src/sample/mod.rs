@@ -15,6 +15,7 @@ mod logprobs;
 mod params;
 mod penalties;
 
+use kernels::cpu::sample::{INVALID_LOGIT, NOTHING_ALLOWED};
 pub use kernels::philox;
 pub use logprobs::{LogProb, TokenLogProbs, token_logprobs};
 pub use params::{ParamError, SamplingParams};
@@ -37,6 +38,17 @@ pub enum SampleError {
         /// NaN or infinity.
         value: f32,
     },
+    /// As [`SampleError::InvalidLogit`], where the device has chosen, which does not say which token it was.
+    #[error("a logit is NaN or infinite; logits must be finite, or negative infinity for a forbidden token")]
+    InvalidLogits,
+    /// A number that stands for no token: a bug of the device.
+    #[error("the device has chosen {code}, which is none of {vocabulary} tokens; this is a bug of the device")]
+    NoToken {
+        /// What it gave.
+        code: i32,
+        /// Tokens there are.
+        vocabulary: usize,
+    },
     /// All logits are negative infinity.
     #[error("all {vocabulary} tokens are forbidden (every logit is negative infinity)")]
     NothingAllowed {
@@ -53,6 +65,21 @@ pub enum SampleError {
         /// Length of the row of logits.
         vocabulary: usize,
     },
+}
+
+/// The token that a device says it has chosen, see [`crate::device::Device::collect`].
+///
+/// # Errors
+/// What stands in the place of a token.
+pub fn chosen(code: i32, vocabulary: usize) -> Result<u32, SampleError> {
+    match code {
+        INVALID_LOGIT => Err(SampleError::InvalidLogits),
+        NOTHING_ALLOWED => Err(SampleError::NothingAllowed { vocabulary }),
+        _ => match u32::try_from(code) {
+            Ok(token) if (token as usize) < vocabulary => Ok(token),
+            _ => Err(SampleError::NoToken { code, vocabulary }),
+        },
+    }
 }
 
 /// Reusable buffers for sampling. No result depends on what was sampled before.

@@ -8,6 +8,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use kernels::abi::SampleSettings;
+
 /// How the next token is chosen from the logits. The default is plain sampling at temperature 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -94,6 +96,27 @@ impl SamplingParams {
             || self.presence_penalty != 0.0
             || self.frequency_penalty != 0.0
             || !self.logit_bias.is_empty()
+    }
+
+    /// Whether a device can choose by them: it knows no biases, and no history for penalties.
+    pub fn suit_devices(&self) -> bool {
+        !self.changes_logits()
+    }
+
+    /// The same for a device that chooses the token of this index in its sequence.
+    pub fn settings(&self, position: u64) -> SampleSettings {
+        SampleSettings {
+            seed: self.seed,
+            position,
+            temperature: self.temperature,
+            top_k: u32::try_from(self.top_k).unwrap_or(u32::MAX),
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            reserved: 0,
+        }
     }
 
     /// A seed that differs from call to call, from the operating system's randomness.

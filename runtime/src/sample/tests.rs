@@ -203,3 +203,15 @@ proptest! {
         prop_assert_eq!(Sampler::new().sample_allowed(&logits, Some(&mask), history, &params, 5), expected);
     }
 }
+
+#[test]
+fn what_a_device_chose_is_a_token_or_the_error_of_the_host() {
+    assert_eq!(chosen(39, 40), Ok(39));
+    assert_eq!(chosen(-1, 40), Err(SampleError::InvalidLogits));
+    assert_eq!(chosen(-2, 40), Err(SampleError::NothingAllowed { vocabulary: 40 }));
+    for code in [-3, -4, 40, i32::MIN] {
+        assert_eq!(chosen(code, 40), Err(SampleError::NoToken { code, vocabulary: 40 }));
+    }
+    let host = Sampler::new().sample(&[f32::NAN], NO_HISTORY, &SamplingParams::greedy(), 0).unwrap_err().to_string();
+    assert!(host.ends_with(SampleError::InvalidLogits.to_string().split_once("; ").unwrap().1), "{host}");
+}

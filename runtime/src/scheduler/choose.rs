@@ -1,30 +1,47 @@
-//! From rows of logits to tokens, and the ends of answers: nothing here touches the engine.
+//! From rows of logits, or what the device chose from them, to tokens, and the ends of answers: nothing here touches the engine.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::Limits;
 use super::task::{Reader, Task};
-use crate::sample::{History, Sampler, token_logprobs};
+use crate::sample::{History, Sampler, chosen, token_logprobs};
 use crate::serving::{Event, FinishReason, RequestError, ServiceMetrics};
+
+/// Where a token comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// The host chooses it from a row, `[vocabulary]`.
+    Logits(&'a [f32]),
+    /// The device has chosen it: its id, or what stands in the place of one.
+    Device(i32),
+}
 
 /// What choosing needs beside the request.
 pub(super) struct Chooser<'a> {
     pub sampler: &'a mut Sampler,
     pub metrics: &'a mut ServiceMetrics,
-    /// Longest sequence in tokens.
-    pub max_model_len: u64,
+    pub limits: Limits,
     pub now: Duration,
 }
 
 impl Chooser<'_> {
-    /// Gives an answer its next token from `logits`, `[vocabulary]`, or ends it.
+    /// Gives an answer its next token, or ends it.
     pub fn advance<R: Reader>(
         &mut self,
         task: &mut Task<R>,
         answer: usize,
-        logits: &[f32],
+        source: Source,
     ) -> Result<(), RequestError> {
-        let Some(token) = self.choose(task, answer, logits)? else {
+        let chosen = match source {
+            Source::Logits(logits) => self.choose(task, answer, logits)?,
+            Source::Device(code) => {
+                let token = chosen(code, self.limits.vocabulary);
+                Some(token.map_err(|e| RequestError::Sample(e.to_string()))?)
+            }
+        };
+        let logits = if let Source::Logits(logits) = source { logits } else { &[] };
+        let Some(token) = chosen else {
             finish(task, answer, FinishReason::Stop, self.metrics, self.now);
             return Ok(());
         };
@@ -90,7 +107,7 @@ impl Chooser<'_> {
             Some(FinishReason::Stop)
         } else if task.reader.is_ended(index as u32) {
             Some(FinishReason::Cancelled)
-        } else if generated >= task.request.max_tokens || answer.tokens.len() as u64 > self.max_model_len {
+        } else if generated >= task.request.max_tokens || answer.tokens.len() as u64 > self.limits.max_model_len {
             Some(FinishReason::Length)
         } else {
             None

@@ -8,6 +8,9 @@
 //! - When pages run out, the sequence that goes last loses its own and waits again with all its tokens. Nothing else is kept
 //!   of it: logits depend on tokens alone and the choice on seed and position, so what follows is the same.
 //! - A step that fails is repeated with each of its sequences alone, so that only the one to blame fails.
+//! - Where the device chooses tokens, a step is handed to it before those of the step before are known: a sequence goes on by the token that is
+//!   being chosen, unless it ends with it for certain. What turns out to have ended drops what is computed for it. Who chooses follows from
+//!   the request alone; a step in which the host chooses is waited for.
 
 mod choose;
 mod clock;
@@ -19,7 +22,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub(crate) use choose::guarded;
@@ -30,7 +33,7 @@ pub use task::{Reader, events_in_a_step};
 use crate::engine::Engine;
 use crate::sample::Sampler;
 use crate::serving::{FinishReason, Request, RequestError, ServiceMetrics};
-use task::{Key, Task};
+use task::{Key, Planned, Task};
 
 /// Of so many requests that start, one is the one that waited longest.
 pub const FAVOUR_EVERY: u64 = 8;
@@ -54,6 +57,8 @@ pub struct SchedulerOptions {
 pub enum Progress {
     /// Tokens were computed, or a failure was dealt with: there may be more to do.
     Stepped,
+    /// Tokens are being computed, and nothing has become known since the last step.
+    Submitted,
     /// Requests are left, but all wait for their readers.
     Resting,
     /// No request is left.
@@ -84,6 +89,8 @@ pub struct Scheduler<R> {
     failures: u32,
     /// Whether the last step was one that cannot be shared.
     was_exclusive: bool,
+    /// Steps that the device has and whose tokens are not known, the oldest first: two while a step is handed over, one between calls.
+    under_way: VecDeque<Vec<Planned>>,
 }
 
 impl<R: Reader> Scheduler<R> {
@@ -102,6 +109,7 @@ impl<R: Reader> Scheduler<R> {
             start_interval: None,
             failures: 0,
             was_exclusive: false,
+            under_way: VecDeque::new(),
         }
     }
 
@@ -111,15 +119,26 @@ impl<R: Reader> Scheduler<R> {
         self.next_task += 1;
     }
 
-    /// Plans and runs one step.
+    /// Plans one step, and runs it or hands it to the device; gives out the tokens that are known then.
     pub fn step(&mut self, engine: &mut Engine, clock: &dyn Clock) -> Progress {
         self.reap(engine, clock.now());
+        let was_exclusive = self.was_exclusive;
         let plan = self.plan(engine, clock.now());
-        let progress = match (plan.is_empty(), self.tasks.is_empty()) {
-            (false, _) => self.run(engine, &plan, clock),
-            (true, true) => Progress::Idle,
-            (true, false) => Progress::Resting,
+        let mut progress = match self.under_way.is_empty() {
+            true if plan.is_empty() && self.tasks.is_empty() => Progress::Idle,
+            true if plan.is_empty() => Progress::Resting,
+            _ if self.may_overlap(engine, &plan) => self.submit(engine, plan, clock),
+            true => self.run(engine, &plan, clock),
+            // What is under way comes first; with its tokens another step may be the right one.
+            false => {
+                self.was_exclusive = was_exclusive;
+                self.collect(engine, clock)
+            }
         };
+        // Nobody is left to ask for what is computed; but a lost device must be noticed.
+        while self.tasks.is_empty() && !self.under_way.is_empty() {
+            progress = self.collect(engine, clock);
+        }
         self.update_gauges(engine);
         progress
     }
@@ -131,6 +150,8 @@ impl<R: Reader> Scheduler<R> {
                 for id in self.ids() {
                     self.fail(engine, id, error.clone(), now);
                 }
+                self.under_way.clear();
+                engine.give_up_submitted();
                 self.update_gauges(engine);
             }
             None => {
@@ -144,6 +165,7 @@ impl<R: Reader> Scheduler<R> {
 
     /// Says that the engine is another one: all sequences wait again.
     pub fn engine_replaced(&mut self, now: Duration) {
+        self.under_way.clear();
         for task in self.tasks.values_mut() {
             let generates = task.prompt_done.is_some();
             for answer in task.answers.iter_mut().filter(|a| a.sequence.is_some()) {
@@ -163,9 +185,9 @@ impl<R: Reader> Scheduler<R> {
         self.tasks.is_empty()
     }
 
-    /// Whether all requests wait for their readers.
+    /// Whether all requests wait for their readers, and nothing is being computed.
     pub fn rests(&self) -> bool {
-        !self.tasks.is_empty() && self.tasks.values().all(|t| t.resting.is_some())
+        self.under_way.is_empty() && !self.tasks.is_empty() && self.tasks.values().all(|t| t.resting.is_some())
     }
 
     /// Requests that ended since the last call.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::choose::{Chooser, finish, guarded};
+use super::choose::{Chooser, Source, finish, guarded};
 use super::task::{Key, Planned, Reader};
 use super::{Clock, MOST_FAILURES, Progress, Scheduler, close};
-use crate::engine::{Chunk, Engine, EngineError, Logits};
+use crate::engine::{ChoosingChunk, Chosen, Engine, EngineError, Logits, Next, Rows};
 use crate::kv::pages::PageError;
 use crate::sample::token_logprobs;
 use crate::serving::{Event, FinishReason, RequestError};
@@ -17,18 +17,67 @@ enum StepFailure {
 }
 
 impl<R: Reader> Scheduler<R> {
-    /// Runs a step that is not empty.
+    /// Whether a step can be handed to the device before its tokens are needed: it chooses them all, at once, and nobody is under suspicion.
+    pub(super) fn may_overlap(&self, engine: &Engine, plan: &[Planned]) -> bool {
+        let may = |planned: &Planned| {
+            let Some(task) = self.tasks.get(&planned.key.task) else { return true };
+            let suspect = task.answers.get(planned.key.answer as usize).is_some_and(|a| a.suspect);
+            !suspect && (task.suits_devices || planned.rows == Rows::None)
+        };
+        let lengths = plan.iter().map(|planned| (planned.tokens.len(), planned.rows));
+        !plan.is_empty() && engine.chooses() && plan.iter().all(may) && engine.is_one_sub_step(lengths)
+    }
+
+    /// Hands a step to the device, then gives out the tokens of the one before.
+    pub(super) fn submit(&mut self, engine: &mut Engine, plan: Vec<Planned>, clock: &dyn Clock) -> Progress {
+        let submitted = {
+            let chunks: Vec<ChoosingChunk> = plan.iter().filter_map(|planned| self.chunk(planned)).collect();
+            let engine = &mut *engine;
+            guarded(move || engine.submit(&chunks))
+        };
+        let failure = match submitted {
+            Ok(Ok(())) => {
+                self.under_way.push_back(plan);
+                return if self.under_way.len() > 1 { self.collect(engine, clock) } else { Progress::Submitted };
+            }
+            Ok(Err(error)) => StepFailure::Engine(error),
+            Err(message) => StepFailure::Panic(message),
+        };
+        self.take_failure(engine, &plan, failure, clock.now())
+    }
+
+    /// Gives out the tokens of the oldest step under way.
+    pub(super) fn collect(&mut self, engine: &mut Engine, clock: &dyn Clock) -> Progress {
+        let collected = {
+            let engine = &mut *engine;
+            guarded(move || engine.collect())
+        };
+        let failure = match collected {
+            Ok(Ok(tokens)) => {
+                let plan = self.under_way.pop_front().unwrap_or_default();
+                self.take_rows(&plan, tokens, None, clock.now());
+                self.settle_all(engine, &plan, clock.now());
+                return Progress::Stepped;
+            }
+            Ok(Err(error)) => StepFailure::Engine(error),
+            Err(message) => StepFailure::Panic(message),
+        };
+        // All that was under way is given up.
+        let plan: Vec<Planned> = self.under_way.drain(..).flatten().collect();
+        self.take_failure(engine, &plan, failure, clock.now())
+    }
+
+    /// Runs a step that is not empty and waits for it.
     pub(super) fn run(&mut self, engine: &mut Engine, plan: &[Planned], clock: &dyn Clock) -> Progress {
-        let chunks: Vec<Chunk> = plan.iter().filter_map(|planned| self.chunk(planned)).collect();
+        let chunks: Vec<ChoosingChunk> = plan.iter().filter_map(|planned| self.chunk(planned)).collect();
         // What a panic leaves half done is in the engine, which is then thrown away.
         let stepped = {
             let engine = &mut *engine;
-            guarded(move || engine.step(&chunks))
+            guarded(move || engine.step_choosing(&chunks))
         };
         match stepped {
-            Ok(Ok(logits)) => {
-                self.failures = 0;
-                self.take_logits(plan, logits, clock.now());
+            Ok(Ok(Chosen { tokens, logits })) => {
+                self.take_rows(plan, tokens, Some(logits), clock.now());
                 self.take_hidden_states(engine, plan, clock.now());
                 self.settle_all(engine, plan, clock.now());
                 Progress::Stepped
@@ -38,25 +87,33 @@ impl<R: Reader> Scheduler<R> {
         }
     }
 
-    fn chunk(&self, planned: &Planned) -> Option<Chunk<'_>> {
+    fn chunk(&self, planned: &Planned) -> Option<ChoosingChunk<'_>> {
         let answer = self.tasks.get(&planned.key.task)?.answers.get(planned.key.answer as usize)?;
-        let tokens = answer.tokens.get(planned.tokens.clone())?;
-        Some(Chunk { sequence: answer.sequence?, tokens, logits: planned.rows })
+        let tokens = answer.tokens.get(planned.tokens.clone()).map_or(Next::Chosen, Next::Known);
+        let settings = answer.sampling.settings(planned.tokens.end as u64);
+        Some(ChoosingChunk { sequence: planned.sequence, tokens, logits: planned.rows, settings })
     }
 
-    /// Chooses tokens from the rows of a step.
-    fn take_logits(&mut self, plan: &[Planned], logits: Logits, now: Duration) {
+    /// Takes the tokens that the device chose from the rows of a step, and chooses the others from its logits.
+    fn take_rows(&mut self, plan: &[Planned], tokens: &[i32], logits: Option<Logits>, now: Duration) {
+        self.failures = 0;
+        let row = |i: usize| logits.as_ref().and_then(|logits| logits.row(i)).unwrap_or_default();
         let mut first_row = 0;
         for planned in plan {
             let rows = first_row..first_row + planned.rows.count(planned.tokens.len());
             first_row = rows.end;
-            self.clear_suspicion(planned);
-            if self.tasks.get(&planned.key.task).is_some_and(|t| t.gives_hidden_states()) {
+            if self.sequence(planned.key) != Some(planned.sequence) {
                 continue;
             }
-            let taken = self.take_prompt_rows(planned, rows.clone().map(|i| logits.row(i).unwrap_or_default()));
-            let last = logits.row(rows.end.saturating_sub(1)).filter(|_| !rows.is_empty());
-            if let Err(error) = taken.and_then(|()| self.take_last_row(planned, last, now)) {
+            self.clear_suspicion(planned);
+            let Some(task) = self.tasks.get(&planned.key.task).filter(|t| !t.gives_hidden_states()) else { continue };
+            let chosen = rows.end.checked_sub(1).and_then(|last| tokens.get(last)).filter(|_| task.suits_devices);
+            let source = match chosen {
+                Some(code) => Source::Device(*code),
+                None => Source::Logits(row(rows.end.saturating_sub(1))),
+            };
+            let taken = self.take_prompt_rows(planned, rows.clone().map(row));
+            if let Err(error) = taken.and_then(|()| self.take_last_row(planned, source, now)) {
                 self.blame(planned.key.task, error);
             }
         }
@@ -93,13 +150,12 @@ impl<R: Reader> Scheduler<R> {
     }
 
     /// Chooses the next token of a sequence that is computed to its end; with a prompt's last row, that of every answer.
-    fn take_last_row(&mut self, planned: &Planned, row: Option<&[f32]>, now: Duration) -> Result<(), RequestError> {
+    fn take_last_row(&mut self, planned: &Planned, source: Source, now: Duration) -> Result<(), RequestError> {
         let Some(task) = self.tasks.get_mut(&planned.key.task) else { return Ok(()) };
         let index = planned.key.answer as usize;
         if planned.tokens.end < task.answers[index].tokens.len() {
             return Ok(());
         }
-        let row = row.unwrap_or_default();
         if let Some(since) = task.answers[index].preempted.take() {
             task.recomputing += now.saturating_sub(since);
         }
@@ -114,9 +170,9 @@ impl<R: Reader> Scheduler<R> {
                 task.reader.send(Event::Prompt(logprobs));
             }
         }
-        let max_model_len = self.limits.max_model_len;
-        let mut chooser = Chooser { sampler: &mut self.sampler, metrics: &mut self.metrics, max_model_len, now };
-        answers.into_iter().try_for_each(|answer| chooser.advance(task, answer, row))
+        let (sampler, metrics) = (&mut self.sampler, &mut self.metrics);
+        let mut chooser = Chooser { sampler, metrics, limits: self.limits, now };
+        answers.into_iter().try_for_each(|answer| chooser.advance(task, answer, source))
     }
 
     /// Sends the hidden states of a step that was one request's alone.
@@ -181,8 +237,11 @@ impl<R: Reader> Scheduler<R> {
     }
 
     /// Lets answers that were just made share the pages of their prompt. Those for which there is no seat wait, with all
-    /// their tokens, like one that was preempted.
+    /// their tokens, like one that was preempted; so do all while a step is under way, for which a fork would have to wait.
     fn fork_sequences(&mut self, engine: &mut Engine, id: u64) {
+        if !self.under_way.is_empty() {
+            return;
+        }
         let mut seats = self.options.max_num_seqs.saturating_sub(self.seats_taken());
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let prompt_tokens = task.prompt_tokens;
@@ -214,12 +273,16 @@ impl<R: Reader> Scheduler<R> {
         if broken {
             self.engine_replaced(now);
         }
-        match plan {
+        // Two steps may have been under way.
+        let mut keys: Vec<Key> = plan.iter().map(|planned| planned.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        match keys.as_slice() {
             [alone] => {
                 self.failures += 1;
-                self.fail(engine, alone.key.task, RequestError::Step(message.clone()), now);
+                self.fail(engine, alone.task, RequestError::Step(message.clone()), now);
             }
-            _ => plan.iter().for_each(|planned| self.suspect(planned.key)),
+            _ => keys.iter().for_each(|key| self.suspect(*key)),
         }
         match broken {
             _ if self.failures >= MOST_FAILURES => Progress::Lost(message),

@@ -23,6 +23,13 @@ struct Room {
 impl<R: Reader> Scheduler<R> {
     /// Fills the next step; empty if nothing can run.
     pub(super) fn plan(&mut self, engine: &mut Engine, now: Duration) -> Vec<Planned> {
+        let mut plan = self.fill(engine, now);
+        // Whoever lost its pages to another is not part of it.
+        plan.retain(|planned| self.sequence(planned.key) == Some(planned.sequence));
+        plan
+    }
+
+    fn fill(&mut self, engine: &mut Engine, now: Duration) -> Vec<Planned> {
         self.favour_oldest();
         // A suspect keeps its pages until it is cleared: making way for another would begin it anew, for ever.
         if self.suspects().is_empty() {
@@ -67,11 +74,25 @@ impl<R: Reader> Scheduler<R> {
         self.take(engine, key, tokens, room)
     }
 
-    /// Tokens of a sequence that are not in its pages yet; `None` if it has none.
+    /// Tokens that a sequence can go on by: those that are not in its pages yet, or the one that a step under way chooses; `None` if it has
+    /// neither, or no pages.
     fn left(&self, engine: &Engine, key: Key) -> Option<usize> {
         let answer = self.tasks.get(&key.task)?.answers.get(key.answer as usize)?;
-        let computed = engine.pool().tokens(answer.sequence?).ok()?;
-        Some(answer.tokens.len() - computed as usize)
+        let sequence = answer.sequence?;
+        let computed = engine.pool().tokens(sequence).ok()? as usize;
+        match answer.tokens.len().saturating_sub(computed) {
+            0 => self.is_being_chosen(key, sequence).then_some(1),
+            left => Some(left),
+        }
+    }
+
+    /// Whether the step submitted last chooses a token for a sequence, with which that does not end for certain.
+    fn is_being_chosen(&self, key: Key, sequence: SequenceId) -> bool {
+        let Some(step) = self.under_way.back() else { return false };
+        let chooses = |planned: &Planned| planned.sequence == sequence && planned.rows != Rows::None;
+        let Some(task) = self.tasks.get(&key.task).filter(|_| step.iter().any(chooses)) else { return false };
+        let tokens = task.answers.get(key.answer as usize).map_or(0, |answer| answer.tokens.len()) + 1;
+        ((tokens - task.prompt_tokens) as u64) < task.request.max_tokens && tokens as u64 <= self.limits.max_model_len
     }
 
     /// How many of `left` tokens to ask for.
@@ -112,8 +133,9 @@ impl<R: Reader> Scheduler<R> {
     fn take(&mut self, engine: &Engine, key: Key, tokens: usize, room: &mut Room) -> Option<Planned> {
         let left = self.left(engine, key)?;
         let task = self.tasks.get(&key.task)?;
-        let total = task.answers[key.answer as usize].tokens.len();
-        let start = total - left;
+        let sequence = self.sequence(key)?;
+        let start = engine.pool().tokens(sequence).ok()? as usize;
+        let total = start + left;
         let rows = match start + tokens == total {
             _ if task.needs_whole_prompt() => Rows::All,
             true => Rows::Last,
@@ -125,7 +147,7 @@ impl<R: Reader> Scheduler<R> {
         if rows == Rows::All {
             room.rows -= tokens.min(room.rows);
         }
-        Some(Planned { key, tokens: start..start + tokens, rows })
+        Some(Planned { key, sequence, tokens: start..start + tokens, rows })
     }
 
     /// Starts sequences that wait, in their order, while there are seats, pages and tokens.
@@ -239,12 +261,11 @@ impl<R: Reader> Scheduler<R> {
     /// Whether there is a seat for a waiting sequence, and pages for all its tokens beside those that running ones will take
     /// for theirs and for what they generate next: it would otherwise soon have to give its own back.
     fn fits(&self, engine: &Engine, key: Key) -> bool {
-        let answers = self.tasks.values().flat_map(|task| task.answers.iter().map(move |answer| (task, answer)));
-        let (mut seats, mut needed) = (0, self.pages(key));
-        for (task, answer) in answers {
-            let Some(sequence) = answer.sequence else { continue };
-            let (tokens, pool) = (answer.tokens.len() as u64, engine.pool());
-            let left = tokens - pool.tokens(sequence).unwrap_or(tokens);
+        let (mut seats, mut needed, pool) = (0, self.pages(key), engine.pool());
+        for key in self.keys(|_, answer| answer.sequence.is_some()) {
+            let (Some(task), Some(sequence)) = (self.tasks.get(&key.task), self.sequence(key)) else { continue };
+            let left = self.left(engine, key).unwrap_or(0) as u64;
+            let tokens = pool.tokens(sequence).unwrap_or(0) + left;
             let longest =
                 (task.prompt_tokens as u64).saturating_add(task.request.max_tokens - 1).min(self.limits.max_model_len);
             let grows = longest.div_ceil(PAGE_TOKENS) > tokens.div_ceil(PAGE_TOKENS);
@@ -305,7 +326,7 @@ impl<R: Reader> Scheduler<R> {
         self.tasks.values().flat_map(|t| &t.answers).filter(|a| a.sequence.is_some()).count()
     }
 
-    fn sequence(&self, key: Key) -> Option<SequenceId> {
+    pub(super) fn sequence(&self, key: Key) -> Option<SequenceId> {
         self.tasks.get(&key.task)?.answers.get(key.answer as usize)?.sequence
     }
 

@@ -24,7 +24,12 @@ pub trait Reader {
     /// Takes an event; false if it could not.
     fn send(&mut self, event: Event) -> bool;
 
-    /// Takes a token of an answer with the logits, `[vocabulary]`, that it was chosen from.
+    /// Whether tokens must come with their logits. The host then chooses them; the same for as long as the reader lives.
+    fn needs_logits(&self) -> bool {
+        false
+    }
+
+    /// Takes a token of an answer with the logits, `[vocabulary]`, that it was chosen from; empty where the device chose it.
     fn send_token(&mut self, answer: u32, token: u32, logprobs: Option<TokenLogProbs>, _logits: &[f32]) {
         self.send(Event::Token { answer, token, logprobs });
     }
@@ -49,7 +54,7 @@ impl Reader for EventSender {
 }
 
 /// Most events that a step may send for a request, with room for its failure: `Started`, `Prompt`, `Failed`, and for each
-/// answer a token and its end.
+/// answer a token and its end. That is room for two steps of a request whose tokens the device chooses: two tokens, one end, a failure.
 pub fn events_in_a_step(answers: u32) -> usize {
     3 + 2 * answers as usize
 }
@@ -69,7 +74,9 @@ pub(super) struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub key: Key,
-    /// Of [`Answer::tokens`].
+    /// What is computed for one that is gone is dropped.
+    pub sequence: SequenceId,
+    /// Of [`Answer::tokens`]; just past them where a step under way chooses the token.
     pub tokens: Range<usize>,
     pub rows: Rows,
 }
@@ -111,12 +118,20 @@ impl Answer {
     }
 }
 
+/// Whether a device can choose the tokens of a request: of one answer, from its logits alone, which nobody wants to see.
+fn suits_devices(request: &Request) -> bool {
+    let is_plain = request.constraint.is_none() && request.sampling.suit_devices() && request.answers == 1;
+    is_plain && request.logprobs.is_none() && !request.prompt_logprobs && request.output == Output::Tokens
+}
+
 /// A request on its way.
 pub(super) struct Task<R> {
     /// Its prompt and constraint have moved to the answers.
     pub request: Request,
     pub prompt_tokens: usize,
     pub reader: R,
+    /// A device that can chooses its tokens, in whatever steps: so that they do not depend on other requests.
+    pub suits_devices: bool,
     /// The first alone until the prompt is computed, then all.
     pub answers: Vec<Answer>,
     pub taken: Duration,
@@ -139,12 +154,14 @@ pub(super) struct Task<R> {
 
 impl<R: Reader> Task<R> {
     pub fn new(mut request: Request, reader: R, taken: Duration) -> Task<R> {
+        let suits_devices = suits_devices(&request) && !reader.needs_logits();
         let tokens = std::mem::take(&mut request.prompt);
         let first = Answer::new(tokens, request.sampling.clone(), request.constraint.take());
         Task {
             prompt_tokens: first.tokens.len(),
             request,
             reader,
+            suits_devices,
             answers: vec![first],
             taken,
             started: None,

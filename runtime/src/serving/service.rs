@@ -361,6 +361,7 @@ impl Worker {
             let Some(engine) = &mut self.engine else { return };
             match self.scheduler.step(engine, &*self.clock) {
                 Progress::Stepped => self.restarts = 0,
+                Progress::Submitted => {}
                 Progress::Idle | Progress::Resting => self.tend(),
                 Progress::Broken(message) => self.restart(&message),
                 Progress::Lost(message) => self.lose(&message),

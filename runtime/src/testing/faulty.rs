@@ -4,15 +4,19 @@ use std::sync::{Arc, Mutex};
 
 use super::FakeDevice;
 use crate::artifact::Manifest;
-use crate::device::{Device, DeviceError, DeviceMemory, StepInputs};
+use crate::device::{ChoosingStep, Device, DeviceError, DeviceMemory, StepInputs};
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// The next step fails.
+    /// The next step fails, or where tokens are chosen on the device, its submission.
     pub fail_once: bool,
-    /// The next step panics.
+    /// The next step panics, or its submission.
     pub panic_once: bool,
+    /// Collecting the next step fails.
+    pub fail_collect_once: bool,
+    /// Collecting the next step panics.
+    pub panic_collect_once: bool,
     /// Steps with this token fail.
     pub poison: Option<u32>,
     /// The device is lost.
@@ -30,6 +34,31 @@ impl FaultyDevice {
     pub fn new(manifest: &Manifest, pages: u64, faults: Arc<Mutex<Faults>>) -> FaultyDevice {
         FaultyDevice { inner: FakeDevice::new(manifest, pages), faults }
     }
+
+    /// As [`FaultyDevice::new`], a device that chooses tokens.
+    pub fn choosing(manifest: &Manifest, pages: u64, faults: Arc<Mutex<Faults>>) -> FaultyDevice {
+        FaultyDevice { inner: FakeDevice::choosing(manifest, pages), faults }
+    }
+
+    /// Fails or panics as `which` says.
+    fn meet(&self, ids: &[i32], which: impl Fn(&mut Faults) -> (&mut bool, &mut bool)) -> Result<(), DeviceError> {
+        let mut faults = self.faults.lock().unwrap();
+        if faults.lost {
+            return Err(DeviceError::Lost { message: "told to be lost".into() });
+        }
+        let poisoned = faults.poison.is_some_and(|token| ids.contains(&(token as i32)));
+        let (fails, panics) = which(&mut faults);
+        if poisoned || std::mem::take(fails) {
+            return Err(DeviceError::Option { option: "faulty", message: "told to fail".into() });
+        }
+        let panics = std::mem::take(panics);
+        drop(faults);
+        // `resume_unwind` does not print a message, as a panic would.
+        if panics {
+            std::panic::resume_unwind(Box::new("told to panic"));
+        }
+        Ok(())
+    }
 }
 
 impl Device for FaultyDevice {
@@ -42,21 +71,28 @@ impl Device for FaultyDevice {
     }
 
     fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError> {
-        let mut faults = self.faults.lock().unwrap();
-        if faults.lost {
-            return Err(DeviceError::Lost { message: "told to be lost".into() });
-        }
-        let poisoned = faults.poison.is_some_and(|token| inputs.ids.contains(&(token as i32)));
-        if poisoned || std::mem::take(&mut faults.fail_once) {
-            return Err(DeviceError::Option { option: "faulty", message: "told to fail".into() });
-        }
-        let panics = std::mem::take(&mut faults.panic_once);
-        drop(faults);
-        // `resume_unwind` does not print a message, as a panic would.
-        if panics {
-            std::panic::resume_unwind(Box::new("told to panic"));
-        }
+        self.meet(inputs.ids, |faults| (&mut faults.fail_once, &mut faults.panic_once))?;
         self.inner.step(bucket, inputs)
+    }
+
+    fn chooses(&self) -> bool {
+        self.inner.chooses()
+    }
+
+    fn submit(&mut self, bucket: usize, step: &ChoosingStep) -> Result<(), DeviceError> {
+        self.meet(&[], |faults| (&mut faults.fail_once, &mut faults.panic_once))?;
+        self.inner.submit(bucket, step)
+    }
+
+    /// What poisons a step shows when it is carried out.
+    fn collect(&mut self, tokens: &mut Vec<i32>) -> Result<(), DeviceError> {
+        let ids = self.inner.next_ids().unwrap_or_default();
+        let met = self.meet(&ids, |faults| (&mut faults.fail_collect_once, &mut faults.panic_collect_once));
+        if let Err(error) = met {
+            self.inner.give_up();
+            return Err(error);
+        }
+        self.inner.collect(tokens)
     }
 
     fn output(&self, name: &str) -> Option<&[f32]> {

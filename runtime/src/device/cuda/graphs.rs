@@ -17,6 +17,8 @@ pub(super) struct GraphKey {
     pub bucket: usize,
     /// The counts of the step.
     pub counts: Counts,
+    /// Whether it chooses tokens.
+    pub chooses: bool,
 }
 
 /// A recording and when it was last used.
@@ -49,11 +51,14 @@ impl Graphs {
         launches: &[super::driver::KernelLaunch],
     ) -> Result<(), DeviceError> {
         if self.kept.len() >= MOST_GRAPHS {
+            // It may be under way.
+            stream.synchronize()?;
             let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
             oldest.and_then(|key| self.kept.remove(&key));
         }
         let graph = match stream.capture(launches) {
             Err(DeviceError::Driver { source, .. }) if source.is_out_of_memory() && !self.kept.is_empty() => {
+                stream.synchronize()?;
                 self.kept.clear();
                 stream.capture(launches)
             }

@@ -1,10 +1,12 @@
 //! A GPU as a device, through the CUDA driver alone, which is opened at run time.
 //!
 //! Everything is reserved when an artifact is loaded: its weights, one arena, one pool of KV pages, one workspace. A step is one copy of its
-//! metadata, one launch of a recorded graph, a copy of each output, and one wait. Recordings have fixed counts; a step is filled up to the next
+//! metadata, one launch of a recorded graph, a copy of each output, and one wait; or, where the GPU chooses the tokens, a copy of their ids, and
+//! the wait comes after the next step is handed over. Recordings have fixed counts; a step is filled up to the next
 //! larger one, which changes no bit of its results. The driver stands behind a trait, so that all of this runs on any machine, where the
 //! simulator executes what is launched.
 
+mod chooser;
 mod code;
 pub mod driver;
 mod error;
@@ -20,15 +22,18 @@ mod probe;
 mod real;
 mod resources;
 pub mod simulated;
+mod submitted;
 mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ir::types::DType;
 
+use self::chooser::{Chooser, Places};
 use self::code::{CodeChoice, LoadedCode};
 use self::driver::{DeviceAddress, GpuProperties};
 use self::graphs::{GraphKey, Graphs};
@@ -36,9 +41,10 @@ use self::metadata::{Counts, MetadataLayout};
 use self::needs::Sizes as MemorySizes;
 use self::plan::{OutputPart, Plan, Workspace};
 use self::resources::{Block, Gpu, Pinned, Stream};
+use self::submitted::{Slot, Slots, Submitted};
 use super::launches::{self, Addresses, program_error};
 use super::sizes::Sizes;
-use super::{Device, DeviceError, DeviceMemory, InputLimits, PageShape, StepInputs};
+use super::{ChoosingStep, Device, DeviceError, DeviceMemory, InputLimits, PageShape, StepInputs};
 use crate::artifact::Artifact;
 pub use error::GpuError;
 pub use machine::{CudaMachine, DEFAULT_UTILIZATION, GpuOptions, usable};
@@ -59,13 +65,17 @@ pub struct CudaDevice {
     staging: Staging,
     memory: Reserved,
     programs: Vec<Loaded>,
+    /// Chooses tokens; `None` where the artifact has no code for it.
+    chooser: Option<Chooser>,
+    /// Steps that were submitted and not collected, the oldest first.
+    under_way: VecDeque<Submitted>,
     artifact: Arc<Artifact>,
     code: CodeChoice,
     properties: GpuProperties,
     overlaps: bool,
     pages: u64,
     reserved: DeviceMemory,
-    /// Bucket of the last successful step and its outputs.
+    /// Bucket of the last successful step that brought its outputs here, and those.
     last: Option<usize>,
     outputs: Vec<OutputPart>,
     weight_bytes: u64,
@@ -80,7 +90,7 @@ struct Loaded {
 
 /// Page-locked memory of the host.
 struct Staging {
-    metadata: Pinned,
+    slots: Slots,
     outputs: Pinned,
     page: Mutex<Pinned>,
 }
@@ -116,7 +126,7 @@ impl CudaDevice {
         let limits = needs::limits(&artifact, pages)?;
         let memory = Reserved::new(&gpu, &artifact, &sizes, &limits, pages)?;
         let staging = Staging::new(&gpu, &artifact, &memory.layout)?;
-        let programs = load_programs(&gpu, &artifact, &code, limits)?;
+        let (programs, chooser) = load_programs(&gpu, &artifact, &code, limits)?;
         let stream = Stream::new(&gpu)?;
         // Kernels that count expect zeros, and leave them.
         stream.zero(&memory.workspace)?;
@@ -127,6 +137,8 @@ impl CudaDevice {
             staging,
             memory,
             programs,
+            chooser,
+            under_way: VecDeque::new(),
             artifact,
             code,
             properties,
@@ -182,23 +194,49 @@ impl CudaDevice {
         };
         let workspace = Workspace { address: memory.workspace.at().0, bytes: memory.workspace.bytes() };
         let plan = &self.programs[key.bucket].plan;
-        let launches = plan.launches(program, &sizes, &addresses, workspace, self.overlaps)?;
+        let mut launches = plan.launches(program, &sizes, &addresses, workspace, self.overlaps)?;
+        if let Some(chooser) = self.chooser.as_ref().filter(|_| key.chooses) {
+            let places = self.choosing_places(key.bucket)?;
+            chooser.add(&mut launches, (program, key.counts.rows), places, workspace, self.overlaps)?;
+        }
         self.graphs.record(key, &self.stream, &launches)
     }
 
-    /// Puts a step into the stream.
-    fn enqueue(&mut self, key: &GraphKey, metadata_bytes: u64) -> Result<(), DeviceError> {
-        self.stream.upload(self.memory.metadata.at(), &self.staging.metadata, 0, metadata_bytes)?;
+    /// Where the launch that chooses tokens finds and leaves what.
+    fn choosing_places(&self, bucket: usize) -> Result<Places, DeviceError> {
+        let (memory, vocabulary) = (&self.memory, self.artifact.manifest().model.vocab_size);
+        let logits = self.programs[bucket].plan.logits(vocabulary);
+        let logits = logits
+            .ok_or_else(|| program_error(&self.artifact.programs()[bucket], "it gives no rows of logits".into()))?;
+        let metadata = |offset| memory.metadata.at().offset(offset);
+        let (settings, chosen) = (metadata(memory.layout.settings()), metadata(memory.layout.chosen()));
+        Ok(Places { logits: memory.arena.at().offset(logits), settings, chosen })
+    }
+
+    /// Puts a recorded step into the stream.
+    fn launch(&mut self, key: &GraphKey) -> Result<(), DeviceError> {
         let launched = self.graphs.launch(key, &self.stream);
         launched.unwrap_or_else(|| {
             let program = &self.artifact.programs()[key.bucket];
             Err(program_error(program, "the step is not recorded".into()))
-        })?;
-        for part in &self.outputs {
+        })
+    }
+
+    /// Has the outputs copied to the host.
+    fn download_outputs(&self) -> Result<(), DeviceError> {
+        self.outputs.iter().try_for_each(|part| {
             let from = self.memory.arena.at().offset(part.arena);
-            self.stream.download(&self.staging.outputs, part.host, from, part.bytes)?;
-        }
-        Ok(())
+            self.stream.download(&self.staging.outputs, part.host, from, part.bytes)
+        })
+    }
+
+    /// A bucket's program.
+    fn loaded(&self, bucket: usize) -> Result<&Loaded, DeviceError> {
+        let count = self.programs.len();
+        self.programs.get(bucket).ok_or_else(|| DeviceError::Option {
+            option: "bucket",
+            message: format!("there are {count}, not one of index {bucket}"),
+        })
     }
 
     /// Notes where the outputs of a step go, and makes room for them.
@@ -227,13 +265,15 @@ fn load_programs(
     artifact: &Arc<Artifact>,
     code: &CodeChoice,
     limits: Vec<InputLimits>,
-) -> Result<Vec<Loaded>, DeviceError> {
-    let mut loaded = LoadedCode::new(gpu, artifact, code.clone());
+) -> Result<(Vec<Loaded>, Option<Chooser>), DeviceError> {
+    let mut code = LoadedCode::new(gpu, artifact, code.clone());
     let load = |(program, limits)| {
-        let launches = launches::resolve(program, |specialisation, _| loaded.get(specialisation))?;
+        let launches = launches::resolve(program, |specialisation, _| code.get(specialisation))?;
         Ok(Loaded { plan: Plan::new(program, artifact.manifest(), launches)?, limits })
     };
-    artifact.programs().iter().zip(limits).map(load).collect()
+    let loaded = artifact.programs().iter().zip(limits).map(load).collect::<Result<Vec<_>, DeviceError>>()?;
+    let chooser = Chooser::load(artifact, &mut code, loaded.iter().map(|l| &l.plan))?;
+    Ok((loaded, chooser))
 }
 
 impl Reserved {
@@ -266,7 +306,7 @@ impl Reserved {
 impl Staging {
     fn new(gpu: &Arc<Gpu>, artifact: &Artifact, layout: &MetadataLayout) -> Result<Staging, DeviceError> {
         Ok(Staging {
-            metadata: Pinned::new(gpu, "step metadata on the host", layout.bytes())?,
+            slots: [Slot::new(gpu, layout.bytes())?, Slot::new(gpu, layout.bytes())?],
             outputs: Pinned::new(gpu, "outputs on the host", FIRST_OUTPUT_BYTES)?,
             page: Mutex::new(Pinned::new(gpu, "a page on the host", artifact.manifest().page_bytes())?),
         })
@@ -284,19 +324,14 @@ impl Device for CudaDevice {
 
     fn step(&mut self, bucket: usize, inputs: &StepInputs) -> Result<(), DeviceError> {
         self.last = None;
-        let count = self.programs.len();
-        let loaded = self.programs.get(bucket).ok_or_else(|| DeviceError::Option {
-            option: "bucket",
-            message: format!("there are {count}, not one of index {bucket}"),
-        })?;
-        inputs.check(&loaded.limits)?;
+        let limits = &self.loaded(bucket)?.limits;
+        inputs.check(limits)?;
+        let key = GraphKey { bucket, counts: ladder::counts(inputs, limits), chooses: false };
+        self.expect_idle()?;
         self.gpu.bind()?;
-        let key = GraphKey { bucket, counts: ladder::counts(inputs, &loaded.limits) };
         self.record(key)?;
         self.prepare_outputs(bucket, inputs)?;
-        let (block, scratch_page) = (self.staging.metadata.bytes_mut(), self.pages as u32);
-        let metadata_bytes = self.memory.layout.write(block, inputs, &key.counts, scratch_page);
-        let enqueued = self.enqueue(&key, metadata_bytes);
+        let enqueued = self.enqueue(&key, inputs, None);
         // Also after a failure: what was put into the stream reads memory of the host.
         let done = self.stream.synchronize();
         enqueued?;
@@ -304,6 +339,18 @@ impl Device for CudaDevice {
         self.weight_bytes += self.programs[bucket].plan.reads.bytes(inputs.ids.len() as u64);
         self.last = Some(bucket);
         Ok(())
+    }
+
+    fn chooses(&self) -> bool {
+        self.chooser.is_some()
+    }
+
+    fn submit(&mut self, bucket: usize, step: &ChoosingStep) -> Result<(), DeviceError> {
+        self.submit_step(bucket, step)
+    }
+
+    fn collect(&mut self, tokens: &mut Vec<i32>) -> Result<(), DeviceError> {
+        self.collect_step(tokens)
     }
 
     fn output(&self, name: &str) -> Option<&[f32]> {

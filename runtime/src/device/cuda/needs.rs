@@ -1,6 +1,7 @@
 //! What the device reserves of a GPU's memory, before anything is reserved.
 
 use ir::program::Program;
+use kernels::cuda::COUNTER_BYTES;
 
 use super::metadata::MetadataLayout;
 use crate::artifact::Artifact;
@@ -93,11 +94,13 @@ pub fn overhead_bytes(programs: &[Program]) -> Result<u64, DeviceError> {
 
 fn workspace_bytes(programs: &[Program]) -> Result<u64, DeviceError> {
     let all = programs.iter().map(launches::largest_workspace).collect::<Result<Vec<u64>, DeviceError>>()?;
-    Ok(all.into_iter().max().unwrap_or(0))
+    // Choosing tokens needs the counters alone.
+    Ok(all.into_iter().max().unwrap_or(0).max(COUNTER_BYTES.into()))
 }
 
-fn graph_bytes(programs: &[Program]) -> u64 {
+/// Estimate of what all recordings take.
+pub(super) fn graph_bytes(programs: &[Program]) -> u64 {
     let launches = programs.iter().map(|p| p.launches.len() as u64).max().unwrap_or(0);
-    // A launch of a program is one or two of the GPU's.
-    MOST_GRAPHS as u64 * launches * 2 * LAUNCH_BYTES
+    // A launch of a program is one or two of the GPU's; one more chooses tokens.
+    MOST_GRAPHS as u64 * (launches * 2 + 1) * LAUNCH_BYTES
 }

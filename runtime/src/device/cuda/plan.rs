@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use ir::program::{Arg, Program};
+use ir::program::{Arg, Launch, Program};
 use ir::types::{DType, Dim, TensorType};
+use kernels::params::Params;
 
 use super::code::LoadedKernel;
 use super::driver::KernelLaunch;
@@ -81,16 +82,7 @@ impl Plan {
         let mut all = Vec::with_capacity(program.launches.len());
         for (launch, found) in program.launches.iter().zip(&self.launches) {
             let params = addresses.fill(program, launch, sizes)?;
-            for entry in cuda_launches(found.kernel, launch, &params, workspace.bytes)? {
-                all.push(KernelLaunch {
-                    function: found.code.entry(entry.entry, entry.shared_bytes)?,
-                    grid: entry.grid,
-                    threads: entry.threads,
-                    shared_bytes: entry.shared_bytes,
-                    params: parameter_block(&params, workspace.address),
-                    overlaps: overlaps && !all.is_empty(),
-                });
-            }
+            add_launches(&mut all, found, launch, &params, workspace, overlaps)?;
         }
         Ok(all)
     }
@@ -107,10 +99,39 @@ impl Plan {
         Some(host)
     }
 
+    /// First byte in the arena of the logits, if they are rows of so many.
+    pub fn logits(&self, vocabulary: u64) -> Option<u64> {
+        let output = self.outputs.get(self.output("logits")?)?;
+        let is_row = matches!(output.ty.shape.as_slice(), [_, Dim::Const(count)] if *count == vocabulary);
+        (is_row && output.ty.dtype == DType::F32).then_some(output.offset)
+    }
+
     /// The index of an output.
     pub fn output(&self, name: &str) -> Option<usize> {
         self.outputs.iter().position(|o| o.name == name)
     }
+}
+
+/// Adds what carries a launch out to what is before it. The first of all waits for all before it; later ones may overlap the one before.
+pub(super) fn add_launches(
+    all: &mut Vec<KernelLaunch>,
+    found: &Resolved<Arc<LoadedKernel>>,
+    launch: &Launch,
+    params: &Params,
+    workspace: Workspace,
+    overlaps: bool,
+) -> Result<(), DeviceError> {
+    for entry in cuda_launches(found.kernel, launch, params, workspace.bytes)? {
+        all.push(KernelLaunch {
+            function: found.code.entry(entry.entry, entry.shared_bytes)?,
+            grid: entry.grid,
+            threads: entry.threads,
+            shared_bytes: entry.shared_bytes,
+            params: parameter_block(params, workspace.address),
+            overlaps: overlaps && !all.is_empty(),
+        });
+    }
+    Ok(())
 }
 
 /// Packed weights that a program's launches read.

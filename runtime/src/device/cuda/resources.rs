@@ -146,7 +146,7 @@ impl Pinned {
     /// Its bytes. No copy may be under way that writes them.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the driver reserved and the device zeroed so many bytes, which live as long as this value. Copies into them are waited for
-        // before they are read: each user of this memory synchronises before it returns.
+        // before they are read: each user of this memory waits for the stream, or for the event behind its copies.
         unsafe { std::slice::from_raw_parts(self.at.0 as usize as *const u8, self.bytes) }
     }
 
@@ -272,7 +272,7 @@ impl Event {
 
     /// Waits until it is reached; at once if it was never recorded.
     pub fn wait(&self) -> Result<(), DeviceError> {
-        self.gpu.call("wait for a copy", |driver| driver.wait(self.handle))
+        self.gpu.call("carry out a step or a copy", |driver| driver.wait(self.handle))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The device over a driver that notes its calls: what is called in which order, what happens when any call fails, what is refused.
 
+mod submitted;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
@@ -22,17 +24,26 @@ const PLENTY: u64 = 1 << 30;
 const CODE: &[u8] = b".version 8.0\n.target sm_90\n.address_size 64\n\0";
 
 /// The tiny model for GPUs: its kernels have names and no code, which is never executed.
-struct Tiny {
+pub(crate) struct Tiny {
     _folder: tempfile::TempDir,
-    artifact: Arc<Artifact>,
+    pub artifact: Arc<Artifact>,
 }
 
 impl Tiny {
-    fn new() -> Tiny {
+    pub fn new() -> Tiny {
         Tiny::packed(Layout::Fragments)
     }
 
+    /// Without the code of some kernels.
+    fn without(kernels: &[&str]) -> Tiny {
+        Tiny::with(Layout::Fragments, |specialisation| !kernels.contains(&specialisation.kernel))
+    }
+
     fn packed(layout: Layout) -> Tiny {
+        Tiny::with(layout, |_| true)
+    }
+
+    fn with(layout: Layout, is_compiled: impl Fn(&Specialisation) -> bool) -> Tiny {
         let folder = tempfile::tempdir().unwrap();
         let mut manifest = TinyModel::new().write_in(layout, folder.path());
         (manifest.target, manifest.architectures) = ("sm_90".into(), vec!["sm_90".into()]);
@@ -48,6 +59,7 @@ impl Tiny {
             .unwrap();
         }
         found.extend(services());
+        found.retain(is_compiled);
         found.sort();
         found.dedup();
         fs::create_dir_all(folder.path().join("kernels")).unwrap();
@@ -70,7 +82,7 @@ impl Tiny {
         CudaMachine::with_driver(Box::new(driver.clone()), &self.artifact, GpuOptions::default())
     }
 
-    fn load(&self, driver: &SimulatedDriver) -> Result<CudaDevice, DeviceError> {
+    pub fn load(&self, driver: &SimulatedDriver) -> Result<CudaDevice, DeviceError> {
         self.machine(driver)?.load(8)
     }
 }
@@ -90,7 +102,8 @@ fn compiled(index: usize, specialisation: &Specialisation) -> CompiledKernel {
     }
 }
 
-fn driver() -> SimulatedDriver {
+/// A driver that executes nothing.
+pub(crate) fn driver() -> SimulatedDriver {
     with_memory(PLENTY)
 }
 
@@ -185,6 +198,9 @@ fn weights_come_last_and_everything_is_reserved_before() {
     assert_eq!(uploaded, device.memory().weights);
     let reserved: u64 = calls.iter().map(|c| if let Call::Allocate { bytes } = c { *bytes } else { 0 }).sum();
     assert!(reserved <= device.memory().total() - CONTEXT_BYTES);
+    // But for the estimates, of the context and of recordings, it is the same to the byte.
+    let recordings = super::needs::graph_bytes(tiny.artifact.programs());
+    assert_eq!(reserved, device.memory().total() - CONTEXT_BYTES - recordings);
     assert!(device.name().starts_with("cuda ") && device.arithmetic().contains("sm_90"));
     assert_eq!(device.pages(), 8);
 }
@@ -205,7 +221,14 @@ fn a_load_that_fails_at_any_call_leaves_nothing() {
             let driver = driver();
             driver.fail_at(call, code);
             match tiny.load(&driver) {
-                Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(!text.contains('\n'), "{text}");
+                    // Right whether somebody else uses the GPU or the weights are too large.
+                    let ways = ["stop what else uses it", "--gpu-memory-utilization", "--quant"];
+                    let lacks = matches!(error, DeviceError::GpuMemory { .. });
+                    assert!(!lacks || ways.iter().all(|way| text.contains(way)), "{text}");
+                }
                 // Only what is returned while loading may fail unnoticed: staging memory.
                 Ok(device) => drop(device),
             }

@@ -1,5 +1,6 @@
 //! The scheduler over a device that answers by a sequence's whole history.
 
+mod overlap;
 mod random;
 mod world;
 

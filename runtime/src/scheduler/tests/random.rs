@@ -27,10 +27,14 @@ enum Action {
     Wait(u8),
     FailOnce,
     PanicOnce,
+    FailCollectOnce,
+    PanicCollectOnce,
 }
 
 #[derive(Clone, Debug)]
 struct Setting {
+    /// Whether the device chooses tokens.
+    chooses: bool,
     pages: u64,
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
@@ -38,9 +42,10 @@ struct Setting {
     poison: bool,
 }
 
-fn settings() -> impl Strategy<Value = Setting> {
+fn settings(chooses: bool) -> impl Strategy<Value = Setting> {
     (2u64..20, 1usize..6, 1usize..40, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-        |(pages, max_num_seqs, max_num_batched_tokens, cache, poison)| Setting {
+        move |(pages, max_num_seqs, max_num_batched_tokens, cache, poison)| Setting {
+            chooses,
             pages,
             max_num_seqs,
             max_num_batched_tokens,
@@ -51,7 +56,8 @@ fn settings() -> impl Strategy<Value = Setting> {
 }
 
 fn sampling() -> impl Strategy<Value = SamplingParams> {
-    let random = (any::<u64>(), 0.1f32..2.0, 0.0f32..1.5).prop_map(|(seed, temperature, presence_penalty)| {
+    let penalty = prop_oneof![Just(0.0f32), 0.0f32..1.5];
+    let random = (any::<u64>(), 0.1f32..2.0, penalty).prop_map(|(seed, temperature, presence_penalty)| {
         SamplingParams { seed, temperature, presence_penalty, ..SamplingParams::default() }
     });
     prop_oneof![Just(SamplingParams::greedy()), random]
@@ -68,11 +74,12 @@ fn prompts() -> impl Strategy<Value = Vec<u32>> {
 fn questions() -> impl Strategy<Value = Question> {
     let kind =
         (prop::option::weighted(0.3, 0usize..3), prop::bool::weighted(0.3), prop::option::weighted(0.2, 1u32..9));
-    let rest = (-1i32..2, any::<bool>(), prop::bool::weighted(0.08), prop::bool::weighted(0.1));
+    let rest =
+        (-1i32..2, any::<bool>(), prop::bool::weighted(0.08), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     let shape = (1u64..40, prop_oneof![4 => Just(1u32), 1 => 2u32..4], prop::collection::vec(0u32..40, 0..3));
     (prompts(), sampling(), shape, kind, rest).prop_map(
         |(mut prompt, sampling, (max_tokens, answers, stop_ids), (logprobs, prompt_logprobs, constrained), rest)| {
-            let (priority, salted, hidden, poisoned) = rest;
+            let (priority, salted, hidden, poisoned, needs_logits) = rest;
             if poisoned {
                 prompt.push(POISON);
             }
@@ -92,6 +99,7 @@ fn questions() -> impl Strategy<Value = Question> {
                 priority,
                 salt,
                 hidden,
+                needs_logits,
             }
         },
     )
@@ -109,6 +117,8 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => (0u8..8).prop_map(Action::Wait),
         1 => Just(Action::FailOnce),
         1 => Just(Action::PanicOnce),
+        1 => Just(Action::FailCollectOnce),
+        1 => Just(Action::PanicCollectOnce),
     ];
     prop::collection::vec(action, 10..60)
 }
@@ -116,18 +126,21 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 struct Case {
     world: World,
     poison: bool,
+    /// Least room that a reader leaves: what a step under way may send, and a failure.
+    least_room: usize,
     steps: u64,
 }
 
 impl Case {
     fn new(setting: &Setting) -> Case {
-        let world = World::new(setting.pages, setting.max_num_seqs, setting.max_num_batched_tokens, setting.cache);
+        let Setting { chooses, pages, max_num_seqs, max_num_batched_tokens, cache, .. } = *setting;
+        let world = World::over(chooses, pages, max_num_seqs, max_num_batched_tokens, cache);
         world.faults.lock().unwrap().poison = setting.poison.then_some(POISON);
-        Case { world, poison: setting.poison, steps: 0 }
+        Case { world, poison: setting.poison, least_room: if chooses { 3 } else { 1 }, steps: 0 }
     }
 
     fn apply(&mut self, action: &Action) {
-        let count = self.world.asked.len().max(1);
+        let (count, least_room) = (self.world.asked.len().max(1), self.least_room);
         let asked = |world: &mut World, i: usize| world.asked.get(i % count).map(|a| a.inbox.clone());
         match action {
             Action::Ask(question) => {
@@ -137,7 +150,7 @@ impl Case {
             }
             Action::Step(times) => (0..*times).for_each(|_| self.step()),
             Action::Room(i, room) => {
-                asked(&mut self.world, *i).into_iter().for_each(|inbox| inbox.room.set(*room));
+                asked(&mut self.world, *i).into_iter().for_each(|inbox| inbox.room.set(least_room.max(*room)));
             }
             Action::Close(i) => asked(&mut self.world, *i).into_iter().for_each(|inbox| inbox.closed.set(true)),
             Action::End(i, answer) => asked(&mut self.world, *i).into_iter().for_each(|inbox| {
@@ -146,11 +159,17 @@ impl Case {
             Action::Wait(seconds) => self.world.advance_clock(Duration::from_secs(u64::from(*seconds))),
             Action::FailOnce => self.fault(|faults| faults.fail_once = true),
             Action::PanicOnce => self.fault(|faults| faults.panic_once = true),
+            Action::FailCollectOnce => self.fault(|faults| faults.fail_collect_once = true),
+            Action::PanicCollectOnce => self.fault(|faults| faults.panic_collect_once = true),
         }
     }
 
     /// A fault that meets a step of one sequence ends that; of others none.
     fn fault(&mut self, set: impl Fn(&mut crate::testing::Faults)) {
+        // So many in a row would be the device's fault.
+        if self.world.scheduler.failures > 4 {
+            return self.step();
+        }
         set(&mut self.world.faults.lock().unwrap());
         self.world.asked.iter_mut().filter(|a| !a.is_over()).for_each(|a| a.may_fail = true);
         self.step();
@@ -186,19 +205,18 @@ impl Case {
         let meets = poisoned(&asked.question.prompt) || (0..asked.question.answers).any(|a| poisoned(&asked.tokens(a)));
         match asked.failure() {
             None => assert!(!poisoned(&asked.question.prompt) || asked.inbox.closed.get() || asked.is_over()),
-            Some(Step(_)) => assert!(asked.may_fail || meets, "{:?} failed for nothing", asked.question),
+            Some(Step(why)) => assert!(asked.may_fail || meets, "{:?} failed for nothing: {why}", asked.question),
             Some(SlowReader(limit)) => assert_eq!(limit, SLOW),
             Some(other) => panic!("{:?}: {other}", asked.question),
         }
     }
 }
 
-#[test]
-fn random_requests_end_once_with_the_tokens_of_requests_run_alone() {
+fn run(chooses: bool) {
     let steps = AtomicU64::new(0);
     while steps.load(Ordering::Relaxed) < STEPS {
         let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
-        let result = runner.run(&(settings(), actions()), |(setting, actions)| {
+        let result = runner.run(&(settings(chooses), actions()), |(setting, actions)| {
             let mut case = Case::new(&setting);
             actions.iter().for_each(|action| case.apply(action));
             case.finish();
@@ -209,4 +227,14 @@ fn random_requests_end_once_with_the_tokens_of_requests_run_alone() {
             panic!("{failure}");
         }
     }
+}
+
+#[test]
+fn random_requests_end_once_with_the_tokens_of_requests_run_alone() {
+    run(false);
+}
+
+#[test]
+fn so_they_do_where_the_device_chooses_and_steps_overlap() {
+    run(true);
 }

@@ -34,7 +34,8 @@ pub struct Inbox {
     pub events: RefCell<Vec<Event>>,
 }
 
-pub struct TestReader(Rc<Inbox>);
+/// A reader, and whether it wants to see logits.
+pub struct TestReader(Rc<Inbox>, bool);
 
 impl Reader for TestReader {
     fn room(&self) -> usize {
@@ -47,6 +48,10 @@ impl Reader for TestReader {
 
     fn is_ended(&self, answer: u32) -> bool {
         self.0.ended.borrow().contains(&answer)
+    }
+
+    fn needs_logits(&self) -> bool {
+        self.1
     }
 
     fn send(&mut self, event: Event) -> bool {
@@ -118,6 +123,8 @@ pub struct Question {
     pub priority: i32,
     pub salt: CacheSalt,
     pub hidden: bool,
+    /// Its reader wants to see logits.
+    pub needs_logits: bool,
 }
 
 pub use crate::kv::salt::CacheSalt;
@@ -136,6 +143,7 @@ impl Question {
             priority: 0,
             salt: CacheSalt::PUBLIC,
             hidden: false,
+            needs_logits: false,
         }
     }
 
@@ -150,10 +158,26 @@ impl Question {
         request
     }
 
-    /// An answer by definition: one token after the other, each from the row of the whole history.
-    pub fn expected(&self, answer: u32, longest: u64) -> (Vec<(u32, Option<TokenLogProbs>)>, FinishReason) {
+    /// Whether a device that chooses tokens chooses those of the answer.
+    pub fn suits_devices(&self) -> bool {
+        let p = &self.sampling;
+        let is_neutral = (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) == (1.0, 0.0, 0.0);
+        let is_plain = is_neutral && p.logit_bias.is_empty() && self.constrained.is_none() && self.answers == 1;
+        is_plain && self.logprobs.is_none() && !self.prompt_logprobs && !self.hidden && !self.needs_logits
+    }
+
+    /// An answer by definition: one token after the other, each from the row of the whole history, chosen on the host or on the device.
+    pub fn expected(
+        &self,
+        answer: u32,
+        longest: u64,
+        on_device: bool,
+    ) -> (Vec<(u32, Option<TokenLogProbs>)>, FinishReason) {
         let mut sampling = self.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(u64::from(answer));
+        if on_device {
+            sampling.seed = sampling.seed.wrapping_add(FakeDevice::SEED);
+        }
         let (mut history, mut tokens) = (self.prompt.clone(), Vec::new());
         let mut grammar = self.constrained.map(Thirds::new);
         let mut sampler = Sampler::new();
@@ -197,6 +221,8 @@ pub struct Asked {
     pub inbox: Rc<Inbox>,
     /// A fault may have met it.
     pub may_fail: bool,
+    /// The device chooses its tokens.
+    pub on_device: bool,
 }
 
 impl Asked {
@@ -265,7 +291,7 @@ impl Asked {
             return self.check_hidden(events);
         }
         let found: Vec<_> = events.iter().filter(|e| own(e)).collect();
-        let (tokens, reason) = self.question.expected(answer, longest);
+        let (tokens, reason) = self.question.expected(answer, longest, self.on_device);
         assert!(found.len() <= tokens.len(), "{found:?}, expected {tokens:?}");
         for (event, (token, logprobs)) in found.iter().zip(&tokens) {
             let expected = Event::Token { answer, token: *token, logprobs: logprobs.clone() };
@@ -299,6 +325,8 @@ pub struct World {
     manifest: Manifest,
     pages: u64,
     cache: Option<PrefixCacheOptions>,
+    /// Whether the device chooses tokens.
+    chooses: bool,
     pub faults: Arc<Mutex<Faults>>,
     pub engine: Engine,
     pub scheduler: Scheduler<TestReader>,
@@ -311,14 +339,24 @@ pub struct World {
 pub const SLOW: Duration = Duration::from_secs(10);
 
 impl World {
+    /// Over a device whose steps are waited for.
     pub fn new(pages: u64, max_num_seqs: usize, max_num_batched_tokens: usize, cache: bool) -> World {
+        World::over(false, pages, max_num_seqs, max_num_batched_tokens, cache)
+    }
+
+    /// Over a device that chooses tokens.
+    pub fn choosing(pages: u64, max_num_seqs: usize, max_num_batched_tokens: usize, cache: bool) -> World {
+        World::over(true, pages, max_num_seqs, max_num_batched_tokens, cache)
+    }
+
+    pub fn over(chooses: bool, pages: u64, max_num_seqs: usize, max_num_batched_tokens: usize, cache: bool) -> World {
         let folder = tempfile::tempdir().unwrap();
         let manifest = TinyModel::new().write(folder.path());
         // A page of the host's memory or two: eviction and restoring happen.
         let cache =
             cache.then(|| PrefixCacheOptions { host_bytes: 3 * manifest.page_bytes(), dir: None, disk_bytes: 0 });
         let faults = Arc::new(Mutex::new(Faults::default()));
-        let engine = engine(&manifest, pages, &cache, &faults);
+        let engine = engine(&manifest, chooses, pages, &cache, &faults);
         let options = SchedulerOptions { max_num_seqs, max_num_batched_tokens, slow_reader: SLOW };
         let limits = Limits::of(&engine, true);
         World {
@@ -326,6 +364,7 @@ impl World {
             manifest,
             pages,
             cache,
+            chooses,
             faults,
             engine,
             clock: ManualClock(Mutex::new(Duration::ZERO)),
@@ -341,9 +380,15 @@ impl World {
         assert_eq!(self.limits.check(&request), Ok(()), "{question:?}");
         let inbox = Rc::new(Inbox::default());
         inbox.room.set(usize::MAX);
-        self.scheduler.add(request, TestReader(inbox.clone()), self.clock.now());
-        self.asked.push(Asked { question, inbox, may_fail: false });
+        self.scheduler.add(request, TestReader(inbox.clone(), question.needs_logits), self.clock.now());
+        let on_device = self.chooses && question.suits_devices();
+        self.asked.push(Asked { question, inbox, may_fail: false, on_device });
         self.asked.len() - 1
+    }
+
+    /// The sequence of a request's first answer.
+    pub fn sequence(&self, asked: u64) -> crate::kv::pages::SequenceId {
+        self.scheduler.tasks[&asked].answers[0].sequence.expect("it has pages")
     }
 
     pub fn advance_clock(&mut self, time: Duration) {
@@ -354,7 +399,7 @@ impl World {
     pub fn step(&mut self) -> Progress {
         let progress = self.scheduler.step(&mut self.engine, &self.clock);
         if let Progress::Broken(_) = progress {
-            self.engine = engine(&self.manifest, self.pages, &self.cache, &self.faults);
+            self.engine = engine(&self.manifest, self.chooses, self.pages, &self.cache, &self.faults);
         }
         self.check_pages();
         for asked in self.asked.iter().filter(|asked| asked.inbox.closed.get()) {
@@ -371,6 +416,7 @@ impl World {
             "sequences of nobody, or of somebody and not the engine"
         );
         assert!(self.scheduler.seats_taken() <= self.options.max_num_seqs);
+        self.engine.check_pages();
         if self.scheduler.is_idle() {
             assert_eq!(self.engine.available_pages(), pool.pages(), "pages are lost");
         }
@@ -388,9 +434,15 @@ impl World {
     }
 }
 
-fn engine(manifest: &Manifest, pages: u64, cache: &Option<PrefixCacheOptions>, faults: &Arc<Mutex<Faults>>) -> Engine {
-    let device = FaultyDevice::new(manifest, pages, faults.clone());
-    let mut engine = Engine::with_device(manifest, Box::new(device), MAX_LEN);
+fn engine(
+    manifest: &Manifest,
+    chooses: bool,
+    pages: u64,
+    cache: &Option<PrefixCacheOptions>,
+    faults: &Arc<Mutex<Faults>>,
+) -> Engine {
+    let device = if chooses { FaultyDevice::choosing } else { FaultyDevice::new };
+    let mut engine = Engine::with_device(manifest, Box::new(device(manifest, pages, faults.clone())), MAX_LEN);
     cache.iter().for_each(|options| engine.enable_prefix_cache(options).unwrap());
     engine
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::artifact::Manifest;
+use crate::device::cuda::driver::codes;
+use crate::device::cuda::tests::{Tiny, driver};
 use crate::sample::SamplingParams;
 use crate::serving::{Event, FinishReason};
 use crate::testing::{FakeDevice, Faults, FaultyDevice, TinyModel, shapes};
@@ -157,6 +159,38 @@ fn a_lost_device_fails_all_requests_and_shows_in_the_health() {
     assert!(matches!(service.health(), Health::Lost(message) if message.contains("told to be lost")));
     assert!(matches!(service.submit(request(&[1], 5)), Err(SubmitError::DeviceLost(_))));
     service.shutdown(Duration::ZERO);
+}
+
+/// A fault of a kernel, through the whole engine: with a step under way, and while an answer is given.
+#[test]
+fn a_gpu_whose_context_is_lost_shows_in_the_health() {
+    let (tiny, driver) = (Tiny::new(), driver());
+    let (given, artifact) = (driver.clone(), tiny.artifact.clone());
+    let factory = Box::new(move || {
+        let device = tiny.load(&given).map_err(EngineError::from)?;
+        Ok(Engine::with_device(artifact.manifest(), Box::new(device), shapes::MAX_CONTEXT))
+    });
+    let clock = Arc::new(SystemClock::start());
+    let service = Service::start_with(factory, false, &ServiceOptions::default(), clock).unwrap();
+    // Nothing is executed, so that every token is 0.
+    let mut stream = service.submit(request(&[1, 2], 5)).unwrap();
+    assert_eq!(read(&mut stream), (vec![0; 5], Ok(FinishReason::Length)));
+    let mut streams = [service.submit(request(&[1, 2], 100)).unwrap(), service.submit(request(&[3], 100)).unwrap()];
+    assert!(matches!(streams[0].blocking_next(), Some(Event::Started { .. })));
+    driver.fail_at(30, codes::ILLEGAL_ADDRESS);
+    for stream in &mut streams {
+        let (tokens, end) = read(stream);
+        assert!(
+            matches!(&end, Err(RequestError::DeviceLost(message)) if message.contains("ILLEGAL_ADDRESS")),
+            "{end:?}"
+        );
+        assert!(tokens.iter().all(|token| *token == 0));
+    }
+    assert!(matches!(service.health(), Health::Lost(message) if message.contains("ILLEGAL_ADDRESS")));
+    assert!(matches!(service.submit(request(&[1], 5)), Err(SubmitError::DeviceLost(_))));
+    service.shutdown(Duration::ZERO);
+    drop(service);
+    assert_eq!((driver.live(), driver.violations()), (0, Vec::new()));
 }
 
 #[test]

@@ -466,6 +466,8 @@ fn constrained(
             _ if *t == eos => 0,
             // Thoughts that are begun have to be ended.
             name if MARKS.contains(&name.as_str()) && name != "<think>" => 1,
+            // A thought in ordinary tokens may go on for ever.
+            name if format!("{text}{name}").starts_with("<th") => 3 + preferred.len(),
             name => 2 + preferred.iter().position(|p| *p == name).unwrap_or(preferred.len()),
         };
         let token = match numbers.next() {
