@@ -293,8 +293,8 @@ pub const BUGS_IN_PRODUCTS_WITH_EXPERTS: &[Mutation] = &[
         GroupedMany,
         text(
             "grouped_product.cuh",
-            "row_tile(mine.matrix, min(tile",
-            "row_tile((mine.matrix + 1) % pairs.matrices, min(tile",
+            "row_tile(found.matrix, min(tile",
+            "row_tile((found.matrix + 1) % pairs.matrices, min(tile",
         ),
         By::Values,
     ),
@@ -319,7 +319,7 @@ pub const BUGS_IN_PRODUCTS_WITH_EXPERTS: &[Mutation] = &[
     Mutation(
         "results of a token lie on those of the one before",
         DownMany,
-        text("combine_down.cu", "first + token(i) * p.slots * p.rows + row", "first + token(i) * p.rows + row"),
+        text("combine_down.cu", "out + token(i) * p.slots * p.rows + row", "out + token(i) * p.rows + row"),
         By::Check(Kind::GlobalRace),
     ),
     Mutation(
