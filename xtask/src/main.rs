@@ -24,7 +24,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo [--prompt TEXT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
-  test [--quick|--all]    every check; --quick leaves out those that need a release build and the model, --all
+  test [--quick|--all]    every check; --quick leaves out those that need the model, --all
                           adds every fixture on the simulator, half an hour on two cores
   test --only TEXT        the checks whose names have TEXT in them
   model                   fetch SmolLM2-135M-Instruct and print its path

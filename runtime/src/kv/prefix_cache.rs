@@ -623,11 +623,10 @@ impl PrefixCache {
             let Some(next) = self.next_to_bring(pool.pages(), more_to_come) else { break };
             self.bring(pool, device, next)?;
         }
-        Ok(match self.arriving.is_empty() {
-            _ if self.next_to_bring(pool.pages(), more_to_come).is_some() => Tending::Now,
-            false => Tending::Later,
-            true if more_to_come => Tending::Later,
-            true => Tending::Done,
+        Ok(match self.next_to_bring(pool.pages(), more_to_come) {
+            Some(_) => Tending::Now,
+            None if more_to_come => Tending::Later,
+            None => Tending::Done,
         })
     }
 

@@ -178,13 +178,18 @@ fn only_the_request_to_blame_fails() {
         let sampling = SamplingParams { logit_bias: vec![(39, f32::NEG_INFINITY)], ..SamplingParams::greedy() };
         world.ask(Question { sampling, ..Question::new(prompt(10 + i), 8) });
     });
+    only_a_poisoned_prompt_fails(&mut world);
+}
+
+/// Asks what the device fails at, beside what was asked before.
+fn only_a_poisoned_prompt_fails(world: &mut World) {
     let mut bad = prompt(10);
     bad.push(39);
     let bad = world.ask(Question::new(bad, 8));
     world.drain(100);
     for (i, asked) in world.asked.iter().enumerate() {
         asked.check(MAX_LEN);
-        assert_eq!(asked.failure().is_some(), i == bad);
+        assert_eq!(asked.failure().is_some(), i == bad, "{:?}", asked.events());
     }
 }
 

@@ -112,14 +112,7 @@ fn only_the_request_to_blame_fails() {
         world.ask(question);
     });
     world.step();
-    let mut bad = prompt(10);
-    bad.push(39);
-    let bad = world.ask(Question::new(bad, 8));
-    world.drain(100);
-    for (i, asked) in world.asked.iter().enumerate() {
-        asked.check(MAX_LEN);
-        assert_eq!(asked.failure().is_some(), i == bad, "{:?}", asked.events());
-    }
+    only_a_poisoned_prompt_fails(&mut world);
 }
 
 #[test]
