@@ -5,7 +5,7 @@
 //! exceed the bound by that much for each process, and adding an entry costs no walk. One process at a time removes entries; one that
 //! another still wants is made again, for a reader has either the whole entry or none.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,11 +85,10 @@ impl Store {
     /// Removes what was used longest ago until the rest keeps the bound, all but `newest`. What cannot be removed stays: the folder is a
     /// cache, and no reason for a compilation to fail.
     fn prune(&self, newest: &Path) {
-        // A folder can be locked like a file; where it cannot, removing the same entries twice does no harm.
-        let lock = File::open(&self.folder);
-        if matches!(lock.as_ref().map(File::try_lock), Ok(Err(TryLockError::WouldBlock))) {
-            return;
-        }
+        // A folder can be locked like a file; where it cannot, removing the same entries twice does no harm. Who finds another at it
+        // waits: the other may have looked before this entry was added, and nobody else would count it.
+        let folder = File::open(&self.folder);
+        let _lock = folder.as_ref().map(File::lock);
         let (mut entries, others): (Vec<Found>, Vec<Found>) = self.files().partition(|found| is_entry(&found.path));
         let old = |found: &Found| found.used.elapsed().is_ok_and(|age| age > ABANDONED);
         others.iter().filter(|found| old(found)).for_each(|found| drop(fs::remove_file(&found.path)));
