@@ -21,9 +21,10 @@
 /// Formats of long units are best left to it: told that one block will do, it begins so much at once that all 255 registers are not enough.
 struct Occupancy {
   typedef Dequant<WEIGHT> D;
-  static constexpr bool SUPER = D::UNIT_CHUNKS >= 4, MANY_SCALES = D::GROUP_TILES == 2 || D::HAS_MINIMUM;
+  static constexpr u32 PARTS = Operand<WEIGHT, ACTIVATIONS>::PARTS;
+  static constexpr bool SUPER = D::UNIT_CHUNKS >= 4, MANY_SCALES = D::GROUP_TILES == 2 || D::GROUP_TILES == 4 || D::HAS_MINIMUM;
   static constexpr bool ZEROED = D::UNIT_SCALE_BYTES > 0 && D::UNIT_SCALE_BYTES % 48 == 0;
-  static constexpr u32 FEW = SUPER ? 1 : MANY_SCALES || ZEROED || D::CODE_WORDS > 4 ? 2 : 3;
+  static constexpr u32 FEW = SUPER ? 1 : MANY_SCALES || ZEROED || D::CODE_WORDS != 4 || PARTS > 1 ? 2 : 3;
   static constexpr u32 NARROW = SUPER ? 0 : D::HAS_MINIMUM ? 1 : 2, MANY = SUPER ? 0 : 1;
 };
 

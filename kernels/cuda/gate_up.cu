@@ -133,8 +133,8 @@ KERNEL(gate_up_few, GateUpParams, 256, Occupancy::FEW) {
   }
 }
 
-/// Blocks an SM where the launch selects experts: on sm_120 the compiler would go for six, and spill for q6_k.
-constexpr u32 PREPARE_BLOCKS = ROUTING == 2 && Occupancy::SUPER && __CUDA_ARCH__ >= 1200 ? 4 : 0;
+/// Blocks an SM where the launch selects experts: on sm_120 the compiler would go for six, and spill for q6_k and for three parts of x.
+constexpr u32 PREPARE_BLOCKS = ROUTING == 2 && (Occupancy::SUPER || Occupancy::PARTS > 2) && __CUDA_ARCH__ >= 1200 ? 4 : 0;
 
 /// Blocks: rows of x, then one a token to select its experts, of which the last to end sorts them, or one that sorts given ones.
 KERNEL(gate_up_prepare, GateUpParams, 256, PREPARE_BLOCKS) {

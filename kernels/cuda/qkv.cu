@@ -25,9 +25,11 @@ typedef Gemm<WEIGHT, PARTS, token_tiles<WEIGHT, PARTS>()> Product;
 /// Row tiles of a block of qkv_few, and threads of a tile's sums.
 constexpr u32 BLOCK_TILES = 2, TILE_THREADS = 128;
 
-/// Blocks of qkv_few an SM must have registers for. Without a number the assembler spills some to fit more blocks; formats with scales in two
-/// levels need more than two blocks leave.
-constexpr u32 FEW_BLOCKS = Dequant<WEIGHT>::UNIT_CHUNKS >= 4 ? 1 : Dequant<WEIGHT>::CODE_WORDS == 4 && __CUDA_ARCH__ < 1200 ? 3 : 2;
+/// Blocks of qkv_few and of qkv_many an SM must have registers for. Without a number the assembler spills some to fit more blocks; formats with
+/// scales in two levels need more than two blocks leave, and are begun too early where one block is enough.
+constexpr bool SUPER = Dequant<WEIGHT>::UNIT_CHUNKS >= 4;
+constexpr u32 FEW_BLOCKS = SUPER ? 1 : Dequant<WEIGHT>::CODE_WORDS == 4 && PARTS == 1 && __CUDA_ARCH__ < 1200 ? 3 : 2;
+constexpr u32 MANY_BLOCKS = SUPER && Dequant<WEIGHT>::HAS_MINIMUM ? 0 : 1;
 
 /// The rows of x and their norm.
 __device__ __forceinline__ Source source_of(const QkvParams &p) { return Source{p.x, p.norm_weight, p.norm_bias, p.cols, p.norm, p.norm_eps}; }
@@ -187,7 +189,7 @@ struct BlockHeads {
 };
 
 /// Eight row tiles and the tokens of a block of the product.
-KERNEL(qkv_many, QkvParams, 256) {
+KERNEL(qkv_many, QkvParams, 256, MANY_BLOCKS) {
   extern __shared__ __align__(128) u8 memory[];
   __shared__ bool complete[HeadRows::BLOCK];
   const HeadRows rows(p);

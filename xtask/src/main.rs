@@ -25,7 +25,7 @@ usage: cargo xtask COMMAND
 
   demo [--prompt TEXT]    build, fetch SmolLM2-135M-Instruct, compile it, answer a chat prompt
   test [--quick|--all]    every check; --quick leaves out those that need the model, --all
-                          adds every fixture on the simulator, half an hour on two cores
+                          adds every fixture on the simulator, and every product compiled for every GPU: 45 minutes on two cores
   test --only TEXT        the checks whose names have TEXT in them
   model                   fetch SmolLM2-135M-Instruct and print its path
   abi [--check]           generate kernels/src/abi.rs from kernels/cuda/params.h, or say whether it is fresh

@@ -15,7 +15,7 @@ pub enum Extent {
     Quick,
     /// What is run before every change.
     Usual,
-    /// Everything, what takes half an hour too.
+    /// Everything, what takes more than half an hour too.
     All,
 }
 
@@ -53,7 +53,8 @@ const STEPS: &[Step] = &[
     Step::new("a server keeps to its OpenAPI document", Extent::Usual, clients::document),
     Step::new("chat page in Chromium", Extent::Usual, clients::page)
         .unless(|| clients::browser().is_none().then_some(clients::NO_BROWSER)),
-    Step::new("every fixture on the simulator", Extent::All, simulated),
+    Step::new("no product spills on any GPU", Extent::All, || ignored_tests("gates")),
+    Step::new("every fixture on the simulator", Extent::All, || ignored_tests("simulated")),
 ];
 
 /// How a step ended.
@@ -157,9 +158,9 @@ fn tests() -> Result<()> {
     result
 }
 
-/// The tests that take minutes each.
-fn simulated() -> Result<()> {
-    let test = ["test", "--package", "moesaic-tests", "--test", "simulated", "--locked", "--quiet"];
+/// The tests of a target that take minutes each. All packages are named so that nothing is built otherwise than for the other tests.
+fn ignored_tests(target: &str) -> Result<()> {
+    let test = ["test", "--workspace", "--test", target, "--locked", "--quiet"];
     succeed(cargo(&test).args(["--", "--ignored", "--nocapture"]))
 }
 

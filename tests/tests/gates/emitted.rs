@@ -15,7 +15,7 @@ use compiler::target::{Activations, Arch, Target};
 use ir::program::Program;
 use ir::quant::{FORMATS, fragments};
 use ir::types::DType;
-use kernels::abi::{CombineDownParams, GateUpParams, GroupedMatmulParams, ProjectParams};
+use kernels::abi::{CombineDownParams, GateUpParams, GroupedMatmulParams, MatmulParams, ProjectParams, QkvParams};
 use kernels::cuda::{self, CudaLaunch, Specialisation};
 use kernels::params::fill_largest;
 use models::synth::preset;
@@ -41,6 +41,9 @@ const PROGRAMS: &[(&str, &[&str], Activations)] = &[
     ("gemma-2-2b", &["q4g128"], Activations::F16),
     ("gpt-oss-20b", &["q4g128"], Activations::F16),
 ];
+
+/// Activations that programs for GPUs give to products.
+const FORMS: [&str; 2] = ["f32", "f32.half"];
 
 /// One entry for one architecture.
 pub struct KernelRow {
@@ -151,12 +154,23 @@ pub fn rows() -> Vec<KernelRow> {
 
 /// Products of experts in the format for speed and in those that take most registers, whose K is cut into units of 256 columns: every entry.
 pub fn spill_rows() -> Vec<SpillRow> {
-    let nvrtc = nvrtc();
     let judged = |f: &DType| *f == DType::Q4G128 || fragments::scale_unit_columns(*f) == Some(256);
     let formats = FORMATS.iter().map(|f| f.dtype()).filter(judged);
-    let kernels = formats.flat_map(|format| ["f32", "f32.half"].map(|form| expert_kernels(format, form))).flatten();
-    let work: Vec<Specialisation> = kernels.collect();
-    let mut rows = in_parallel(&work, |kernel| {
+    spills_of(&formats.flat_map(|format| FORMS.map(|form| expert_kernels(format, form))).flatten().collect::<Vec<_>>())
+}
+
+/// Every product in every format of weights: every entry. Some thousand compilations, which take a quarter of an hour once.
+pub fn every_spill_row() -> Vec<SpillRow> {
+    let variants = FORMATS.iter().flat_map(|f| FORMS.map(|form| (f.dtype(), form)));
+    let kernels =
+        variants.flat_map(|(format, form)| [matrix_kernels(format, form), expert_kernels(format, form)]).flatten();
+    spills_of(&kernels.collect::<Vec<_>>())
+}
+
+/// What ptxas says of the entries of kernels.
+fn spills_of(kernels: &[Specialisation]) -> Vec<SpillRow> {
+    let nvrtc = nvrtc();
+    let mut rows = in_parallel(kernels, |kernel| {
         let logs = Arch::ALL.map(|arch| entry_figures(&compiled(kernel, arch, &nvrtc).log));
         let row = |entry: &String| {
             let figures = logs.iter().map(|log| log[entry]).collect();
@@ -168,21 +182,35 @@ pub fn spill_rows() -> Vec<SpillRow> {
     rows
 }
 
+/// The kernels that multiply by one matrix or by those of heads, in one variant. Their code depends on no dimension.
+fn matrix_kernels(format: DType, form: &str) -> [Specialisation; 4] {
+    let (variant, heads) = (format!("{format}.{form}"), QkvParams { head_dim: 64, ..QkvParams::default() });
+    let qkv = |cache: &str| specialise("qkv", &format!("{variant}.{cache}"), &heads);
+    [
+        specialise("matmul", &variant, &MatmulParams::default()),
+        specialise("project", &variant, &ProjectParams::default()),
+        qkv("f16"),
+        qkv("int8"),
+    ]
+}
+
 /// The kernels that multiply by experts, in one variant. Their code depends on no dimension.
 fn expert_kernels(format: DType, form: &str) -> [Specialisation; 4] {
-    let [given, selected] = [1, 2].map(|routing| GateUpParams { routing, ..GateUpParams::default() });
-    let (combine_down, grouped_matmul) = (CombineDownParams::default(), GroupedMatmulParams::default());
-    let params: [(&str, *const c_void); 4] = [
-        ("gate_up", (&raw const given).cast()),
-        ("gate_up", (&raw const selected).cast()),
-        ("combine_down", (&raw const combine_down).cast()),
-        ("grouped_matmul", (&raw const grouped_matmul).cast()),
-    ];
-    params.map(|(name, params)| {
-        let kernel = cuda::lookup(name).expect("a CUDA kernel");
-        // SAFETY: the parameters are the kernel's.
-        unsafe { kernel.specialise(&format!("{format}.{form}"), params) }.unwrap_or_else(|e| panic!("{e}"))
-    })
+    let variant = format!("{format}.{form}");
+    let gate_up = |routing| specialise("gate_up", &variant, &GateUpParams { routing, ..GateUpParams::default() });
+    [
+        gate_up(1),
+        gate_up(2),
+        specialise("combine_down", &variant, &CombineDownParams::default()),
+        specialise("grouped_matmul", &variant, &GroupedMatmulParams::default()),
+    ]
+}
+
+/// What a variant of a kernel is compiled with. `P` is the kernel's struct.
+fn specialise<P>(name: &str, variant: &str, params: &P) -> Specialisation {
+    let kernel = cuda::lookup(name).expect("a CUDA kernel");
+    // SAFETY: the parameters are the kernel's.
+    unsafe { kernel.specialise(variant, std::ptr::from_ref(params).cast()) }.unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn nvrtc() -> CachedNvrtc {

@@ -54,3 +54,13 @@ fn gates_are_met_and_written_down() {
     let difference = similar::TextDiff::from_lines(&before, &text).unified_diff().to_string();
     assert!(difference.is_empty(), "kernels/GATES.md is stale: run `cargo xtask gates`\n{difference}");
 }
+
+/// The page shows the products that take most registers; this looks at all of them. `cargo xtask test --all` runs it.
+#[test]
+#[ignore = "a quarter of an hour of compiling"]
+fn no_product_spills_in_any_format_on_any_architecture() {
+    let rows = emitted::every_spill_row();
+    let spilled: Vec<String> = rows.iter().flat_map(limits::of_spills).map(|v| v.to_string()).collect();
+    println!("{} entries on {} architectures", rows.len(), compiler::target::Arch::ALL.len());
+    assert!(spilled.is_empty(), "{} spill without a named exception:\n{}", spilled.len(), spilled.join("\n"));
+}
