@@ -29,7 +29,7 @@ constexpr u32 BLOCK_TILES = 2, TILE_THREADS = 128;
 /// scales in two levels need more than two blocks leave, and are begun too early where one block is enough.
 constexpr bool SUPER = Dequant<WEIGHT>::UNIT_CHUNKS >= 4;
 constexpr u32 FEW_BLOCKS = SUPER ? 1 : Dequant<WEIGHT>::CODE_WORDS == 4 && PARTS == 1 && __CUDA_ARCH__ < 1200 ? 3 : 2;
-constexpr u32 MANY_BLOCKS = SUPER && Dequant<WEIGHT>::HAS_MINIMUM ? 0 : 1;
+constexpr u32 MANY_BLOCKS = SUPER && (Dequant<WEIGHT>::HAS_MINIMUM || PARTS == 1) ? 0 : 1;
 
 /// The rows of x and their norm.
 __device__ __forceinline__ Source source_of(const QkvParams &p) { return Source{p.x, p.norm_weight, p.norm_bias, p.cols, p.norm, p.norm_eps}; }
