@@ -159,7 +159,7 @@ pub fn spill_rows() -> Vec<SpillRow> {
     spills_of(&formats.flat_map(|format| FORMS.map(|form| expert_kernels(format, form))).flatten().collect::<Vec<_>>())
 }
 
-/// Every product in every format of weights: every entry. Some thousand compilations, which take a quarter of an hour once.
+/// Every product in every format of weights: every entry. Some thousand compilations, which take twenty minutes once.
 pub fn every_spill_row() -> Vec<SpillRow> {
     let variants = FORMATS.iter().flat_map(|f| FORMS.map(|form| (f.dtype(), form)));
     let kernels =

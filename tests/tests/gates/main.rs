@@ -57,7 +57,7 @@ fn gates_are_met_and_written_down() {
 
 /// The page shows the products that take most registers; this looks at all of them. `cargo xtask test --all` runs it.
 #[test]
-#[ignore = "a quarter of an hour of compiling"]
+#[ignore = "twenty minutes of compiling"]
 fn no_product_spills_in_any_format_on_any_architecture() {
     let rows = emitted::every_spill_row();
     let spilled: Vec<String> = rows.iter().flat_map(limits::of_spills).map(|v| v.to_string()).collect();
