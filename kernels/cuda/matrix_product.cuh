@@ -83,9 +83,9 @@ template <class F, class X> struct MatrixProduct {
   }
 };
 
-/// Blocks an SM of the few-token path, which bounds its registers: three. Several parts of x need more than that leaves, with long units and minima
-/// all there are.
-constexpr bool HAS_PARTS = Operand<WEIGHT, ACTIVATIONS>::PARTS > 1;
+/// Blocks an SM of the few-token path, which bounds its registers: three. More parts of x than an f16 has need more than that leaves, with long units
+/// and minima all there are.
+constexpr bool HAS_PARTS = Operand<WEIGHT, ACTIVATIONS>::PARTS > Operand<WEIGHT, activations::half>::PARTS;
 constexpr u32 FEW_BLOCKS = !HAS_PARTS ? 3 : Dequant<WEIGHT>::HAS_MINIMUM && Dequant<WEIGHT>::UNIT_CHUNKS > 2 ? 1 : 2;
 
 /// The three entries of a kernel over one matrix: NAME_few, NAME_prepare, NAME_many. `product` makes a MatrixProduct of the parameters `p`.
